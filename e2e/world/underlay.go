@@ -1,0 +1,119 @@
+package world
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The underlay is one switch: a bridge in the control plane's network
+// namespace, with a veth to each node. Nothing of it lies in the network
+// namespace of the machine, and nothing leads out of it.
+const (
+	maxNodes = 9
+
+	// controlAddr is where kubelets reach the API server.
+	controlAddr = "172.18.0.1"
+	// PodAPIAddr is a second address of the API server, for what runs in
+	// host-network pods: CutAPI closes this way alone, so that the kubelet
+	// of the same node goes on.
+	PodAPIAddr = "172.18.0.2"
+	// APIPort is the API server's port on both addresses.
+	APIPort = "6443"
+
+	serviceCIDR    = "10.96.0.0/16"
+	serviceAPIAddr = "10.96.0.1"
+
+	netnsDir     = "/run/netns"
+	controlNetns = prefix + "-control"
+	switchName   = "underlay"
+)
+
+func nodeName(i int) string   { return fmt.Sprintf("node%d", i) }
+func nodeAddr(i int) string   { return fmt.Sprintf("172.18.0.%d", 10+i) }
+func nodeAddr6(i int) string  { return fmt.Sprintf("fd00:18::%d", 10+i) }
+func podSubnet(i int) string  { return fmt.Sprintf("10.244.%d.0/24", i) }
+func podGateway(i int) string { return fmt.Sprintf("10.244.%d.1", i) }
+
+func (w *World) makeUnderlay(ctx context.Context, _ Options) error {
+	return ipAll(ctx,
+		"netns add "+controlNetns,
+		"-n "+controlNetns+" link set lo up",
+		"-n "+controlNetns+" link add "+switchName+" type bridge forward_delay 0",
+		"-n "+controlNetns+" addr add "+controlAddr+"/24 dev "+switchName,
+		"-n "+controlNetns+" addr add "+PodAPIAddr+"/24 dev "+switchName,
+		"-n "+controlNetns+" addr add fd00:18::1/64 dev "+switchName+" nodad",
+		"-n "+controlNetns+" link set "+switchName+" up",
+	)
+}
+
+// plug makes the node's network namespace and connects it: eth0 with an
+// address of the underlay, and a route to every other node's pods.
+func (n *Node) plug(ctx context.Context) error {
+	in := "-n " + n.netns + " "
+	steps := []string{
+		"netns add " + n.netns,
+		in + "link set lo up",
+		in + "link add eth0 type veth peer name " + n.Name + " netns " + controlNetns,
+		"-n " + controlNetns + " link set " + n.Name + " master " + switchName + " up",
+		in + "addr add " + n.Addr + "/24 dev eth0",
+		in + "addr add " + n.Addr6 + "/64 dev eth0 nodad",
+		in + "link set eth0 up",
+		in + "route add default via " + controlAddr,
+		in + "-6 route add default via fd00:18::1",
+	}
+	for _, other := range n.world.Nodes {
+		if other != n {
+			steps = append(steps, in+"route add "+other.PodSubnet+" via "+other.Addr)
+		}
+	}
+	if err := ipAll(ctx, steps...); err != nil {
+		return err
+	}
+	_, err := place{cgroup: n.daemonCgroup(), netns: n.NetnsPath}.run(ctx, "/bin/sh", "-c",
+		"echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
+	return err
+}
+
+// ipAll runs ip once for each line and stops at the first failure.
+func ipAll(ctx context.Context, lines ...string) error {
+	for _, line := range lines {
+		if out, err := exec.CommandContext(ctx, "ip", strings.Fields(line)...).CombinedOutput(); err != nil {
+			return fmt.Errorf("ip %s: %w: %s", line, err, out)
+		}
+	}
+	return nil
+}
+
+// dialIn connects from inside a network namespace. The thread that enters it
+// is not given back to the scheduler but ends with its goroutine.
+func dialIn(ctx context.Context, netns, addr string) (net.Conn, error) {
+	type answer struct {
+		conn net.Conn
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		runtime.LockOSThread()
+		conn, err := func() (net.Conn, error) {
+			fd, err := unix.Open(filepath.Join(netnsDir, netns), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return nil, err
+			}
+			defer unix.Close(fd)
+			if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+				return nil, err
+			}
+			return (&net.Dialer{}).DialContext(ctx, "tcp4", addr)
+		}()
+		answers <- answer{conn, err}
+	}()
+	a := <-answers
+	return a.conn, a.err
+}
