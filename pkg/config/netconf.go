@@ -47,6 +47,11 @@ const Thin = "thin"
 // hand the pod's annotations to the plugin.
 const PodAnnotationsCapability = "io.kubernetes.cri.pod-annotations"
 
+// NetworksArg is the key in CNI_ARGS by which a caller without pods (cnitool,
+// podman, nerdctl) selects networks, in the comma form of the annotation. It
+// is not passed on to delegates.
+const NetworksArg = "META_CNI_NETWORKS"
+
 // ParseNetConf reads the plugin's standard input.
 func ParseNetConf(data []byte) (NetConf, error) {
 	var c NetConf
