@@ -1,0 +1,127 @@
+package exec
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/meta-cni/meta-cni/pkg/delegate"
+)
+
+// builtinPrefix marks the "path" of a plugin inside the daemon; no real path
+// starts with it.
+const builtinPrefix = "builtin:"
+
+// dispatcher is libcni's invoke.Exec for one call.
+type dispatcher struct {
+	version.PluginDecoder
+	runner *Runner
+	call   Call
+}
+
+// FindInPath finds a plugin: an own type inside the daemon, else a binary that
+// is safe to run as root.
+func (d *dispatcher) FindInPath(plugin string, paths []string) (string, error) {
+	if _, ok := d.runner.opts.Builtins[plugin]; ok {
+		return builtinPrefix + plugin, nil
+	}
+	if plugin == "" || plugin != filepath.Base(plugin) {
+		return "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("plugin type %q is not a file name", plugin), "")
+	}
+	for _, dir := range paths {
+		path := filepath.Join(dir, plugin)
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = safeBinary(path, info)
+		}
+		if err != nil {
+			return "", types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
+		}
+		return path, nil
+	}
+	return "", types.NewError(types.ErrInvalidNetworkConfig,
+		fmt.Sprintf("plugin %q not found in %s", plugin, strings.Join(paths, ", ")),
+		"install the plugin's binary in one of these folders on this node")
+}
+
+// safeBinary refuses what somebody other than root could have written.
+func safeBinary(path string, info fs.FileInfo) error {
+	switch {
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("plugin %s is not a regular file", path)
+	case info.Mode().Perm()&0o111 == 0:
+		return fmt.Errorf("plugin %s is not executable: chmod 0755 it", path)
+	case info.Mode().Perm()&0o002 != 0:
+		return fmt.Errorf("plugin %s can be written by anybody and would run as root: chmod 0755 it", path)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != 0 && int(st.Uid) != os.Getuid() {
+		return fmt.Errorf("plugin %s belongs to user %d and would run as root: chown it to root", path, st.Uid)
+	}
+	return nil
+}
+
+// ExecPlugin runs one verb of one plugin.
+func (d *dispatcher) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
+	env := cleanEnv(environ)
+	if name, ok := strings.CutPrefix(path, builtinPrefix); ok {
+		return d.runBuiltin(ctx, name, stdin, env)
+	}
+	return d.runProcess(ctx, path, stdin, env)
+}
+
+// cleanEnv keeps what the CNI specification gives a plugin, and PATH: the
+// daemon's own environment is nobody's business (multus#1072).
+func cleanEnv(environ []string) map[string]string {
+	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	for _, pair := range environ {
+		key, value, _ := strings.Cut(pair, "=")
+		if strings.HasPrefix(key, "CNI_") || key == "PATH" {
+			env[key] = value
+		}
+	}
+	return env
+}
+
+func (d *dispatcher) runBuiltin(ctx context.Context, name string, stdin []byte, env map[string]string) ([]byte, error) {
+	plugin := d.runner.opts.Builtins[name]
+	call := delegate.Call{
+		ContainerID: env["CNI_CONTAINERID"], Netns: env["CNI_NETNS"], IfName: env["CNI_IFNAME"],
+		Args: env["CNI_ARGS"], Path: env["CNI_PATH"], Conf: stdin,
+	}
+	switch verb := env["CNI_COMMAND"]; verb {
+	case "ADD":
+		if d.call.Started != nil {
+			if err := d.call.Started(nil); err != nil {
+				return nil, err
+			}
+		}
+		result, err := plugin.Add(ctx, call)
+		if err != nil {
+			return nil, err
+		}
+		var out strings.Builder
+		err = result.PrintTo(&out)
+		return []byte(out.String()), err
+	case "DEL":
+		return nil, plugin.Del(ctx, call)
+	case "CHECK":
+		return nil, plugin.Check(ctx, call)
+	case "STATUS":
+		return nil, plugin.Status(ctx, call)
+	case "GC":
+		return nil, plugin.GC(ctx, call)
+	default:
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("plugin %s has no command %q", name, verb), "")
+	}
+}

@@ -1,0 +1,105 @@
+package exec
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/meta-cni/meta-cni/pkg/journal"
+)
+
+// EndLeftover ends what is still running of a delegate that a former daemon
+// had started, and waits until it is gone. A process counts as such only if it
+// is in the recorded group and was started for this container, so that a
+// number that has been given away again harms nobody.
+func EndLeftover(ctx context.Context, containerID string, p journal.Process) error {
+	for {
+		pids, err := members(containerID, p)
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		for _, pid := range pids {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("end delegate process %d: %w", pid, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("delegate processes %v don't end: %w", pids, context.Cause(ctx))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func members(containerID string, p journal.Process) ([]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if st, err := readStat(pid); err == nil && st.group == p.Group && !st.zombie && startedFor(pid, st, containerID, p) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// startedFor tells by the start time of the leader, or by the environment that
+// members of its group inherit.
+func startedFor(pid int, st stat, containerID string, p journal.Process) bool {
+	if pid == p.Group {
+		return st.start == p.StartTime
+	}
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return false
+	}
+	for pair := range bytes.SplitSeq(env, []byte{0}) {
+		if string(pair) == "CNI_CONTAINERID="+containerID {
+			return true
+		}
+	}
+	return false
+}
+
+type stat struct {
+	group  int
+	start  uint64
+	zombie bool
+}
+
+func startTime(pid int) (uint64, error) {
+	st, err := readStat(pid)
+	return st.start, err
+}
+
+// readStat reads the fields 3, 5 and 22 of proc_pid_stat(5); the command name
+// in field 2 may hold anything, so fields are counted after its last ')'.
+func readStat(pid int) (stat, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return stat{}, err
+	}
+	_, rest, ok := strings.Cut(string(data[max(bytes.LastIndexByte(data, ')'), 0):]), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return stat{}, fmt.Errorf("/proc/%d/stat has an unknown form", pid)
+	}
+	group, err := strconv.Atoi(fields[2])
+	if err != nil {
+		return stat{}, err
+	}
+	start, err := strconv.ParseUint(fields[19], 10, 64)
+	return stat{group: group, start: start, zombie: fields[0] == "Z" || fields[0] == "X"}, err
+}

@@ -1,0 +1,217 @@
+package exec
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/meta-cni/meta-cni/pkg/failpoint"
+	"github.com/meta-cni/meta-cni/pkg/journal"
+)
+
+const (
+	outputLimit = 1 << 20
+	stderrKept  = 1 << 10
+	// termGrace is the time between SIGTERM and SIGKILL at the deadline.
+	termGrace = 2 * time.Second
+	// busyTries bounds the attempts when the binary is being written (ETXTBSY).
+	busyTries = 6
+)
+
+// runProcess runs a binary; a busy one is tried again with a new process each
+// time (multus#1213: an exec.Cmd can't be started twice).
+func (d *dispatcher) runProcess(ctx context.Context, path string, stdin []byte, env map[string]string) ([]byte, error) {
+	wait := 20 * time.Millisecond
+	for try := 1; ; try++ {
+		out, err := d.runOnce(ctx, path, stdin, env)
+		if !errors.Is(err, syscall.ETXTBSY) || try == busyTries {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(wait):
+		}
+		wait *= 2
+	}
+}
+
+func (d *dispatcher) runOnce(ctx context.Context, path string, stdin []byte, env map[string]string) ([]byte, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	stdout := &limited{max: outputLimit, full: func() { stop(errTooMuchOutput) }}
+	stderr := &tail{max: stderrKept}
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Dir = "/"
+	cmd.Env = d.environ(env)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = termGrace
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	failpoint.Hit("delegate.start.before")
+	if err := cmd.Start(); err != nil {
+		return nil, startError(path, err)
+	}
+	failpoint.Hit("delegate.start.after")
+	reported := d.report(env["CNI_COMMAND"], cmd.Process.Pid)
+	if reported == nil {
+		_, _ = in.Write(stdin)
+	}
+	_ = in.Close()
+	failpoint.Hit("delegate.running")
+	err = cmd.Wait()
+	// The leader is reaped; what it left of its group must not outlive it.
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	failpoint.Hit("delegate.done")
+	if reported != nil {
+		return nil, reported
+	}
+	if cause := context.Cause(ctx); cause != nil && err != nil {
+		return nil, endedError(path, cause, stderr)
+	}
+	if err != nil {
+		return nil, pluginError(path, err, stdout, stderr)
+	}
+	d.logStderr(path, stderr)
+	return stdout.Bytes(), nil
+}
+
+// report tells the journal of a process of an ADD.
+func (d *dispatcher) report(command string, pid int) error {
+	if command != "ADD" || d.call.Started == nil {
+		return nil
+	}
+	start, err := startTime(pid)
+	if err != nil {
+		return err
+	}
+	return d.call.Started(&journal.Process{Group: pid, StartTime: start})
+}
+
+// environ is the process's environment: the CNI variables, the trace context
+// of the runtime's call and the way back to the daemon.
+func (d *dispatcher) environ(env map[string]string) []string {
+	out := make([]string, 0, len(env)+4)
+	for key, value := range env {
+		out = append(out, key+"="+value)
+	}
+	for key, value := range d.call.Trace {
+		out = append(out, key+"="+value)
+	}
+	if d.runner.opts.Socket != "" {
+		out = append(out, "META_CNI_SOCKET="+d.runner.opts.Socket)
+	}
+	return out
+}
+
+func (d *dispatcher) logStderr(path string, stderr *tail) {
+	if text := stderr.String(); text != "" && d.runner.opts.Log != nil {
+		d.runner.opts.Log.Debug("delegate wrote to stderr", "plugin", filepath.Base(path),
+			"containerID", d.call.Plan.Key.ContainerID, "stderr", text)
+	}
+}
+
+var errTooMuchOutput = fmt.Errorf("it wrote more than %d bytes", outputLimit)
+
+// startError explains why a binary that was found can't run.
+func startError(path string, err error) error {
+	if !errors.Is(err, syscall.ENOENT) {
+		return fmt.Errorf("plugin %s: %w", path, err)
+	}
+	loader := interpreter(path)
+	if loader == "" {
+		return fmt.Errorf("plugin %s: %w", path, err)
+	}
+	return types.NewError(types.ErrInvalidNetworkConfig,
+		fmt.Sprintf("plugin %s needs the loader %s, which isn't here", path, loader),
+		"it is dynamically linked: install a static build of it, or run meta-cnid on the host instead of in its image")
+}
+
+// interpreter is the loader that an ELF file asks for, or of a script.
+func interpreter(path string) string {
+	file, err := elf.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	for _, p := range file.Progs {
+		if p.Type != elf.PT_INTERP {
+			continue
+		}
+		name, err := io.ReadAll(io.LimitReader(p.Open(), 4096))
+		if err != nil {
+			return ""
+		}
+		return strings.TrimRight(string(name), "\x00")
+	}
+	return ""
+}
+
+func endedError(path string, cause error, stderr *tail) error {
+	e := &types.Error{Code: types.ErrInternal, Msg: fmt.Sprintf("plugin %s was ended: %v", filepath.Base(path), cause)}
+	if errors.Is(cause, context.DeadlineExceeded) {
+		e.Code = types.ErrTryAgainLater
+		e.Msg = fmt.Sprintf("plugin %s did not finish in time and was ended with its process group", filepath.Base(path))
+	}
+	e.Details = stderr.String()
+	return e
+}
+
+// pluginError is the error that the plugin printed, code and all, or what can
+// be said of one that printed none.
+func pluginError(path string, err error, stdout *limited, stderr *tail) error {
+	e := &types.Error{}
+	if json.Unmarshal(stdout.Bytes(), e) == nil && e.Msg != "" {
+		return e
+	}
+	e = &types.Error{Code: types.ErrInternal, Details: stderr.String()}
+	e.Msg = fmt.Sprintf("plugin %s failed without an error message: %v", filepath.Base(path), err)
+	return e
+}
+
+// limited is a buffer that reports when more than max bytes arrive and keeps
+// none of the rest.
+type limited struct {
+	bytes.Buffer
+	max  int
+	full func()
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if l.Len()+len(p) > l.max {
+		l.full()
+		return len(p), nil
+	}
+	return l.Buffer.Write(p)
+}
+
+// tail keeps the last max bytes.
+type tail struct {
+	kept []byte
+	max  int
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.kept = append(t.kept, p...)
+	if len(t.kept) > t.max {
+		t.kept = append([]byte(nil), t.kept[len(t.kept)-t.max:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string { return strings.TrimSpace(string(t.kept)) }
