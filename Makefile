@@ -1,0 +1,99 @@
+# make demo   three pods with two and three interfaces on two hosts, in a minute
+# make test   everything that can be tested on this machine (root; installs
+#             what it needs; the first time it builds a Kubernetes, ~8 minutes)
+# make help   all targets
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.PHONY: help build image demo test unit fault e2e bench lint fmt packages tools clean FORCE
+
+export CGO_ENABLED := 0
+GO ?= go
+BIN := $(CURDIR)/bin
+TOOLS := $(MAKE) -s -C e2e/tools
+# Two packages at a time: each kernel test starts threads and processes of its own.
+TEST_PARALLEL ?= 2
+BENCH ?= .
+ARCH ?= $(shell $(GO) env GOARCH)
+GOTEST := $(GO) test -p $(TEST_PARALLEL)
+# Prints what go test prints without -v, and keeps the names and reasons of
+# skipped tests for the end.
+SKIPS := $(BIN)/skipped
+REPORT := $(BIN)/testreport -skips $(SKIPS)
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+build: ## bin/meta-cni and bin/meta-cnid, static
+	$(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/ ./cmd/...
+
+image: ## bin/meta-cni-ARCH.tar, an OCI image for `ctr images import` (ARCH=amd64|arm64)
+	$(GO) run ./images/build -arch $(ARCH) -o $(BIN)/meta-cni-$(ARCH).tar
+
+demo: build ## two hosts, three pods, many interfaces; cleans up after itself
+	$(TOOLS) plugins
+	$(GO) run ./e2e/demo
+
+# The report of what was skipped is printed whether a stage fails or not.
+test: packages tools ## unit, fault and e2e, then what was skipped and why
+	@rm -f $(SKIPS)
+	@rc=0
+	for stage in unit fault e2e; do
+		echo "== $$stage"
+		$(MAKE) $$stage || { rc=1; failed="$${failed:-} $$stage"; }
+	done
+	$(MAKE) $(BIN)/testreport && $(REPORT) -summary
+	test $$rc = 0 || echo "failed:$$failed" >&2
+	exit $$rc
+
+unit: $(BIN)/testreport ## packages without a cluster; kernel tests too when root (< 5 min)
+	$(GOTEST) -json -timeout 10m ./... | $(REPORT)
+
+# Tests that need the failpoints in the code of their own package.
+fault: $(BIN)/testreport ## crash tests that need armed failpoints
+	@packages="$$(grep -rlE --include='*_test.go' '^//go:build .*failpoint' cmd pkg e2e images | xargs -r -n1 dirname | sort -u | sed 's|^|./|')"
+	if test -n "$$packages"; then
+		$(GOTEST) -json -tags failpoint -timeout 15m $$packages | $(REPORT)
+	fi
+
+e2e: $(BIN)/testreport tools ## a real cluster on this machine (root)
+	$(GO) test -json -count=1 -tags e2e ./e2e/... -timeout 25m | $(REPORT) -stream
+
+bench: ## benchmarks (BENCH=regexp)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -p 1 ./...
+
+lint: ## linters, formatting, tidy go.mod, vet of every build tag
+	@$(TOOLS) lint
+	echo "== golangci-lint"
+	"$$($(TOOLS) print-lint-dir)/golangci-lint" run ./...
+	echo "== gofmt"
+	out="$$(git ls-files -z --cached --others --exclude-standard '*.go' | xargs -0 -r ls 2>/dev/null | xargs -r gofmt -l)"
+	if test -n "$$out"; then echo "not formatted (make fmt):" >&2; echo "$$out" >&2; exit 1; fi
+	echo "== go mod tidy"
+	$(GO) mod tidy -diff
+	echo "== go vet with e2e and failpoint"
+	$(GO) vet -tags e2e ./...
+	$(GO) vet -tags failpoint ./...
+	$(GO) vet -tags e2e,failpoint ./e2e/...
+
+fmt: ## format the code as the linters want it
+	@$(TOOLS) lint
+	"$$($(TOOLS) print-lint-dir)/golangci-lint" fmt ./...
+
+packages: ## Debian packages that the tests need, if missing
+	$(TOOLS) packages
+
+tools: ## Kubernetes, containerd and CNI plugins for the tests, into the cache
+	$(TOOLS) cluster
+
+clean: ## what the build made (not the cache)
+	rm -rf $(BIN)
+
+$(BIN)/testreport: FORCE
+	@$(GO) build -o $@ ./e2e/testreport
+
+FORCE:
+
+.ONESHELL:
