@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -17,75 +18,89 @@ const AcceptWait = 5 * time.Second
 // maxSocketPath is what fits sockaddr_un with its final zero (unix(7)).
 const maxSocketPath = 107
 
-// Do sends req to the daemon at socket and returns its reply. ctx bounds the
-// whole call; the connection ends with it, which cancels the daemon's work.
-// The error is one of ErrNoDaemon, ErrNotPermitted, ErrTimeout and
-// ErrInterrupted, with the path and the system's error, or says what is wrong
-// with req.
+// Client asks the daemon at Socket.
+type Client struct {
+	Socket string
+	// AcceptBy is when the daemon must have taken the request; when zero,
+	// AcceptWait from the call of Do.
+	AcceptBy time.Time
+}
+
+// Do is Client.Do with AcceptWait.
 func Do(ctx context.Context, socket string, req *Request) (*Reply, error) {
+	return Client{Socket: socket}.Do(ctx, req)
+}
+
+// Do sends req and returns the daemon's reply. ctx bounds the whole call; the
+// connection ends with it, which cancels the daemon's work. The error is one of
+// ErrNoDaemon, ErrNotPermitted, ErrTimeout and ErrInterrupted, with the path
+// and the system's error, or says what is wrong with req.
+func (cl Client) Do(ctx context.Context, req *Request) (*Reply, error) {
 	frame, err := encode(req)
 	if err != nil {
 		return nil, fmt.Errorf("request: %w", err)
 	}
-	c, err := connect(ctx, socket)
+	if cl.AcceptBy.IsZero() {
+		cl.AcceptBy = time.Now().Add(AcceptWait)
+	}
+	taking, cancel := context.WithDeadline(ctx, cl.AcceptBy)
+	defer cancel()
+	c, err := connect(taking, cl.Socket)
 	if err != nil {
-		return nil, dialError(socket, err)
+		return nil, cl.failed(err, "connect", ErrNoDaemon)
 	}
 	defer c.Close() //nolint:errcheck // nothing was buffered
-	end := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
-	defer end()
-	if err := c.SetWriteDeadline(time.Now().Add(AcceptWait)); err != nil {
-		return nil, fmt.Errorf("socket %s: %w", socket, err)
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
+	if err := setDeadline(taking, c); err != nil {
+		return nil, cl.failed(err, "send the request", ErrNoDaemon)
 	}
 	if _, err := c.Write(frame); err != nil && !peerClosed(err) {
-		return nil, talkError(socket, "send the request", err, ErrNoDaemon)
+		return nil, cl.failed(err, "send the request", ErrNoDaemon)
 	}
-	reply, accepted, err := readReply(ctx, c)
-	if err != nil && accepted {
-		return nil, talkError(socket, "wait for the answer", err, ErrInterrupted)
-	}
+	payload, err := readPayload(c)
 	if err != nil {
-		return nil, talkError(socket, "wait for the request to be taken", err, ErrNoDaemon)
+		return nil, cl.failed(err, "wait for the request to be taken", ErrNoDaemon)
+	}
+	if len(payload) > 0 { // a refusal comes without the empty frame that takes a request
+		return cl.reply(payload)
+	}
+	if err := setDeadline(ctx, c); err != nil {
+		return nil, cl.failed(err, "wait for the answer", ErrInterrupted)
+	}
+	if payload, err = readPayload(c); err != nil {
+		return nil, cl.failed(err, "wait for the answer", ErrInterrupted)
+	}
+	return cl.reply(payload)
+}
+
+func (cl Client) reply(payload []byte) (*Reply, error) {
+	reply := new(Reply)
+	if err := json.Unmarshal(payload, reply); err != nil {
+		return nil, cl.failed(err, "read the answer", ErrInterrupted)
 	}
 	return reply, nil
 }
 
-// readReply reads the empty frame by which the server takes a request, and
-// then the reply; a refusal comes without the first.
-func readReply(ctx context.Context, c *os.File) (reply *Reply, accepted bool, err error) {
-	if err := setReadDeadline(ctx, c, time.Now().Add(AcceptWait)); err != nil {
-		return nil, false, err
+// failed names the socket and sorts err; closed is what it means that the
+// other side is not there.
+func (cl Client) failed(err error, doing string, closed error) error {
+	kind := closed
+	switch {
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		kind = ErrNotPermitted
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		kind = ErrTimeout
 	}
-	payload, err := readPayload(c)
-	if err != nil {
-		return nil, false, err
-	}
-	if len(payload) == 0 {
-		accepted = true
-		if err := setReadDeadline(ctx, c, time.Time{}); err != nil {
-			return nil, accepted, err
-		}
-		if payload, err = readPayload(c); err != nil {
-			return nil, accepted, err
-		}
-	}
-	reply, err = decodeReply(payload)
-	return reply, true, err
+	return fmt.Errorf("socket %s: uid %d: %w: %s: %w", cl.Socket, os.Geteuid(), kind, doing, err)
 }
 
-// setReadDeadline sets the earlier of at and the end of ctx. The zero time is
-// no deadline.
-func setReadDeadline(ctx context.Context, c *os.File, at time.Time) error {
-	if d, ok := ctx.Deadline(); ok && (at.IsZero() || d.Before(at)) {
-		at = d
-	}
-	if err := c.SetReadDeadline(at); err != nil {
+// setDeadline lets c end with ctx; the error is that it ended already.
+func setDeadline(ctx context.Context, c *os.File) error {
+	at, _ := ctx.Deadline() // else the zero time: none
+	if err := c.SetDeadline(at); err != nil {
 		return err
 	}
-	if ctx.Err() != nil { // ended between AfterFunc's deadline and ours
-		return context.Cause(ctx)
-	}
-	return nil
+	return ctx.Err() // it may have ended before the deadline replaced that of AfterFunc
 }
 
 // connect opens a stream to the socket at path without the net package, whose
@@ -126,32 +141,6 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// dialError sorts what connect returned.
-func dialError(socket string, err error) error {
-	kind := ErrNoDaemon
-	switch {
-	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		kind = ErrNotPermitted
-	case isTimeout(err):
-		kind = ErrTimeout
-	}
-	return fmt.Errorf("socket %s: uid %d: %w: connect: %w", socket, os.Geteuid(), kind, err)
-}
-
-// talkError sorts what happened on a connection; gone is what it means that
-// the daemon closed it.
-func talkError(socket, doing string, err, gone error) error {
-	kind := gone
-	if isTimeout(err) {
-		kind = ErrTimeout
-	}
-	return fmt.Errorf("socket %s: uid %d: %w: %s: %w", socket, os.Geteuid(), kind, doing, err)
-}
-
-func isTimeout(err error) bool {
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 
 // peerClosed says that the server closed while we wrote; it may have left a

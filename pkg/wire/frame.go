@@ -63,15 +63,6 @@ func encode(message any) ([]byte, error) {
 	return frame, nil
 }
 
-// decodeReply reads the daemon's answer.
-func decodeReply(payload []byte) (*Reply, error) {
-	reply := new(Reply)
-	if err := json.Unmarshal(payload, reply); err != nil {
-		return nil, fmt.Errorf("reply of %d bytes: %w", len(payload), err)
-	}
-	return reply, nil
-}
-
 // readPayload reads one frame's bytes. Memory grows with what arrives, not
 // with what the header promises.
 func readPayload(r io.Reader) ([]byte, error) {

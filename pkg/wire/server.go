@@ -71,7 +71,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		case err == nil:
 			pause.reset()
 			crowded := len(open) > cap(open)/2
-			s.goServe(func() { defer func() { <-open }(); s.serve(work, c, lanes, crowded) }, c)
+			if !s.goServe(func() { defer func() { <-open }(); s.serve(work, c, lanes, crowded) }) {
+				return c.Close()
+			}
 			continue
 		case s.isClosing() || errors.Is(err, net.ErrClosed):
 			return nil
@@ -134,16 +136,15 @@ func (s *Server) isClosing() bool {
 	return s.closing
 }
 
-// goServe runs f beside, counted for Shutdown; when that has begun, the
-// connection is dropped and the plugin asks again.
-func (s *Server) goServe(f func(), c net.Conn) {
+// goServe runs f beside, counted for Shutdown; false when that has begun.
+func (s *Server) goServe(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
-		_ = c.Close()
-		return
+		return false
 	}
 	s.running.Go(f)
+	return true
 }
 
 // passes says whether accept may work again later.
