@@ -1,0 +1,53 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/meta-cni/meta-cni/pkg/attach"
+)
+
+var (
+	// ErrNotFound says that a network definition certainly doesn't exist.
+	ErrNotFound = attach.ErrNetworkNotFound
+	// ErrUnavailable says that the API server can't answer now (CNI error 11).
+	ErrUnavailable = attach.ErrUnavailable
+	// ErrPodGone says that the pod doesn't exist any more.
+	ErrPodGone = attach.ErrPodGone
+	// ErrPodReplaced says that another pod of the same name has taken its place.
+	ErrPodReplaced = attach.ErrPodReplaced
+
+	errNoCRD = errors.New("the API server doesn't serve network-attachment-definitions.k8s.cni.cncf.io/v1: install that CustomResourceDefinition")
+)
+
+// explain turns an error of the API machinery into one for an operator: what
+// is missing and where to grant it. Every answer but a plain "not found" may
+// change without the pod changing, so it is ErrUnavailable.
+func explain(err error, verb, resource string) error {
+	switch {
+	case err == nil:
+		return nil
+	case isMissingCRD(err):
+		return fmt.Errorf("%w: %w", ErrUnavailable, errNoCRD)
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("%w: not allowed to %s %s: grant it to the daemon's ServiceAccount (deployments/meta-cni.yaml, ClusterRole): %w", ErrUnavailable, verb, resource, err)
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("%w: the API server refuses the token: check the projected token of the ServiceAccount: %w", ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: %s %s: %w", ErrUnavailable, verb, resource, err)
+}
+
+// isMissingCRD tells "no such resource" from "no such object": for the former
+// the API server answers in plain text.
+func isMissingCRD(err error) bool {
+	return apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
+}
+
+// answered says that the API server was reached and said no, so that waiting
+// for the network doesn't help.
+func answered(err error) bool {
+	return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
+}
