@@ -1,0 +1,109 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/meta-cni/meta-cni/pkg/delegate/exec"
+	"github.com/meta-cni/meta-cni/pkg/failpoint"
+	"github.com/meta-cni/meta-cni/pkg/journal"
+)
+
+// Del removes a set: leftover processes first, then the moved default route,
+// then every delegate in reverse, then the file. It may be called again after
+// an error; only what failed is asked again.
+func (c *Chain) Del(ctx context.Context, j *journal.Journal, set *journal.Set, reason string, t Trip) error {
+	state := set.State()
+	if err := c.endLeftovers(ctx, &state); err != nil {
+		return err
+	}
+	if state.Phase != journal.Deleting {
+		c.keep(set, set.Delete(reason))
+	}
+	path, err := sandboxNetns(&state, j.BootID())
+	if err != nil {
+		return err
+	}
+	c.restoreDefaults(ctx, set, &state, path)
+	if err := c.delAll(ctx, set, &state, path, t); err != nil {
+		return errors.Join(err, set.Release())
+	}
+	failpoint.Hit("chain.del.done")
+	return set.Remove()
+}
+
+// endLeftovers ends what a former daemon left running. Within one life of the
+// daemon there is nothing to end: a delegate's group is gone when its call
+// returns.
+func (c *Chain) endLeftovers(ctx context.Context, state *journal.State) error {
+	for _, step := range state.Steps {
+		if step.Result != nil {
+			continue
+		}
+		for _, p := range step.Processes {
+			if err := exec.EndLeftover(ctx, state.Plan.Key.ContainerID, p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Chain) delAll(ctx context.Context, set *journal.Set, state *journal.State, path string, t Trip) error {
+	var first error
+	pending := state.Pending()
+	for n, i := range pending {
+		err := c.delShare(ctx, len(pending)-n, func(ctx context.Context) error {
+			return c.delOne(ctx, set, state, i, path, t)
+		})
+		if err == nil {
+			continue
+		}
+		c.keep(set, set.Failed(i, err))
+		err = networkError(state.Plan.Delegates[i], err)
+		if first == nil {
+			first = err
+			continue
+		}
+		c.opts.Log.Error("a further delegate failed to DEL", "set", set.Key().String(), "error", err.Error())
+	}
+	if first != nil {
+		return fmt.Errorf("%w (kept in the journal, it will be tried again)", first)
+	}
+	return nil
+}
+
+// delShare gives a delegate its share of the time that is left, so that one
+// that hangs leaves enough for the primary's DEL, which comes last.
+func (c *Chain) delShare(ctx context.Context, left int, del func(context.Context) error) error {
+	limit := c.opts.DelegateTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline)/time.Duration(left))
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return del(ctx)
+}
+
+func (c *Chain) delOne(ctx context.Context, set *journal.Set, state *journal.State, i int, path string, t Trip) error {
+	defer t.note("del "+state.Plan.Delegates[i].IfName, time.Now())
+	call := c.call(state, i, t)
+	call.Netns, call.Previous = path, previous(state, i)
+	failpoint.Hit("chain.del.before")
+	if err := c.opts.Runner.Del(ctx, call); err != nil {
+		return explain(ctx, err)
+	}
+	failpoint.Hit("chain.del.after")
+	c.keep(set, set.Deleted(i))
+	return nil
+}
+
+// keep logs that a record of a DEL couldn't be written: the DEL goes on, since
+// without the record it would only be repeated.
+func (c *Chain) keep(set *journal.Set, err error) {
+	if err != nil {
+		c.opts.Log.Error("journal: a step of a DEL was not recorded", "set", set.Key().String(), "error", err.Error())
+	}
+}
