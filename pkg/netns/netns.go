@@ -161,7 +161,7 @@ func (h *Handle) Interfaces() ([]string, error) {
 	}
 	var names []string
 	for _, link := range links {
-		if link.Attrs().Flags&unix.IFF_LOOPBACK == 0 {
+		if link.Attrs().RawFlags&unix.IFF_LOOPBACK == 0 {
 			names = append(names, link.Attrs().Name)
 		}
 	}
