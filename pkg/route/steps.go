@@ -67,7 +67,9 @@ func applySteps(ours Default, before, current []Default) []step {
 	return steps
 }
 
-func sameRoute(a, b Default) bool { return a.isIn([]Default{b}) && a.parsed().header.Protocol == b.parsed().header.Protocol }
+func sameRoute(a, b Default) bool {
+	return a.isIn([]Default{b}) && a.parsed().header.Protocol == b.parsed().header.Protocol
+}
 
 // refuseUnknown: what Read did not see could not be restored. Routes from
 // advertisements come at any time, and come again by themselves.
