@@ -16,7 +16,7 @@ func Choose(files []File, pin Pin) (Choice, error) {
 	slices.SortFunc(sorted, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	var c Choice
 	for _, f := range sorted {
-		if !isCandidate(f.Name) || pin.File != "" && f.Name != pin.File {
+		if !wanted(f.Name, pin) {
 			continue
 		}
 		n, passed, ok := judge(f, pin)
@@ -29,6 +29,15 @@ func Choose(files []File, pin Pin) (Choice, error) {
 		return c, nil
 	}
 	return c, noPrimary(c.Passed, pin)
+}
+
+// wanted leaves out what runtimes don't load, our own file and, with a pin,
+// all others.
+func wanted(name string, pin Pin) bool {
+	if pin.File != "" {
+		return name == pin.File
+	}
+	return isCandidate(name) && name != ConfName
 }
 
 // judge tells whether the file may be the primary.

@@ -32,12 +32,10 @@ func (g *Generator) keep(now time.Time) (due time.Duration, err error) {
 	if err == nil {
 		due, err = g.put(want, now)
 	}
-	whole := err == nil && due == 0 || isWhole(g.own.path)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.conf = nil
-	if !whole {
-		g.conf = fmt.Errorf("%s is not in place: %w", g.own.path, errors.Join(err, g.own.fights.err()))
+	if err == nil && due == 0 || isWhole(g.own.path) {
+		g.setConf(nil)
+	} else {
+		g.setConf(fmt.Errorf("%s is not in place: %w", g.own.path, errors.Join(err, g.own.fights.err())))
 	}
 	return due, err
 }

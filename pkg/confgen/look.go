@@ -23,9 +23,11 @@ func (g *Generator) look(now time.Time) time.Duration {
 		chooseErr = fmt.Errorf("%w: %w", ErrNoPrimary, err)
 	}
 	settled := g.decide(choice, chooseErr, now)
-	if err == nil {
-		g.reportShadow(files)
+	if err != nil {
+		g.setConf(err)
+		return g.opts.RetryInterval
 	}
+	g.reportShadow(files)
 	switch due, err := g.keep(now); {
 	case err != nil:
 		return g.opts.RetryInterval
@@ -36,6 +38,12 @@ func (g *Generator) look(now time.Time) time.Duration {
 	default:
 		return g.opts.SlowInterval
 	}
+}
+
+func (g *Generator) setConf(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.conf = err
 }
 
 // start removes what a killed run left and learns which primary it had.

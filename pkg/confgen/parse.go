@@ -150,19 +150,17 @@ func (n *network) addList(obj object, chained []File) error {
 			return err
 		}
 	}
-	var plugins []json.RawMessage
-	if raw, ok := obj["plugins"]; ok {
-		if err := json.Unmarshal(raw, &plugins); err != nil {
-			return fmt.Errorf("\"plugins\" must be a list, not %.40s", raw)
-		}
-		if len(plugins) == 0 {
-			return fmt.Errorf("\"plugins\" is empty")
-		}
+	plugins, err := obj.plugins()
+	if err != nil {
+		return err
 	}
 	if !onlyInlined && len(chained) > 0 {
 		for _, f := range chained {
 			if f.Err != nil {
 				return fmt.Errorf("%s: %w", f.Name, f.Err)
+			}
+			if _, err := decodeObject(f.Data); err != nil {
+				return fmt.Errorf("%s: %w", f.Name, err)
 			}
 			plugins = append(plugins, f.Data)
 		}
@@ -174,6 +172,23 @@ func (n *network) addList(obj object, chained []File) error {
 		return fmt.Errorf("\"plugins\" is missing")
 	}
 	return n.addPlugins(plugins)
+}
+
+// plugins are those in the list itself; the key may be missing when the
+// sub-folder has some.
+func (o object) plugins() ([]json.RawMessage, error) {
+	raw, ok := o["plugins"]
+	if !ok {
+		return nil, nil
+	}
+	var plugins []json.RawMessage
+	if err := json.Unmarshal(raw, &plugins); err != nil {
+		return nil, fmt.Errorf("\"plugins\" must be a list, not %.40s", raw)
+	}
+	if len(plugins) == 0 {
+		return nil, fmt.Errorf("\"plugins\" is empty")
+	}
+	return plugins, nil
 }
 
 func (n *network) addPlugins(plugins []json.RawMessage) error {

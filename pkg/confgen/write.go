@@ -24,7 +24,7 @@ func replace(dir string, data []byte) error {
 	}
 	failpoint.Hit("confgen-before-rename")
 	if err := os.Rename(temp, path); err != nil {
-		return fmt.Errorf("write %s: %w", path, errors.Join(err, remove(temp)))
+		return fmt.Errorf("write %s: %w", path, errors.Join(cause(err), remove(temp)))
 	}
 	failpoint.Hit("confgen-after-rename")
 	if err := syncDir(dir); err != nil {
@@ -38,17 +38,35 @@ func replace(dir string, data []byte) error {
 func writeTemp(dir string, data []byte) (string, error) {
 	f, err := os.CreateTemp(dir, tempPrefix+"*")
 	if err != nil {
-		return "", err
+		return "", cause(err)
 	}
 	failpoint.Hit("confgen-after-temp")
 	_, err = f.Write(data)
 	failpoint.Hit("confgen-after-write")
-	err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close())
+	if err == nil {
+		err = errors.Join(f.Chmod(0o600), f.Sync())
+	}
 	failpoint.Hit("confgen-after-sync-file")
+	err = errors.Join(err, f.Close())
 	if err != nil {
-		return "", errors.Join(err, remove(f.Name()))
+		return "", errors.Join(cause(err), remove(f.Name()))
 	}
 	return f.Name(), nil
+}
+
+// cause is the error without the temporary file's random name, so that the
+// same failure reads the same each time.
+func cause(err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		return fmt.Errorf("%s: %w", path.Op, path.Err)
+	case errors.As(err, &link):
+		return fmt.Errorf("%s: %w", link.Op, link.Err)
+	default:
+		return err
+	}
 }
 
 func remove(path string) error {

@@ -3,6 +3,7 @@ package publish
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -37,9 +38,19 @@ type entry struct {
 	attempts int
 	busy     bool // a call is under way
 	flushed  uint64
-	done     chan struct{}
-	err      error // once done
+	// forgotten marks a busy entry that nobody wants any more: it stays until
+	// its call is over, so that a newer task of the same key can't overtake it.
+	forgotten bool
+	outcome   *outcome
 }
+
+// outcome is what waiters hear of.
+type outcome struct {
+	done chan struct{}
+	err  error // once done is closed
+}
+
+func newOutcome() *outcome { return &outcome{done: make(chan struct{})} }
 
 type laneOptions struct {
 	what string
@@ -59,11 +70,14 @@ type lane struct {
 	wake chan struct{}
 	free chan struct{} // one token for each call under way
 
+	flushing sync.Mutex // one flush at a time
+
 	mu      sync.Mutex
 	entries map[string]*entry
 	number  uint64
 	flushes uint64
 	last    error // of the last failed call; nil after a success
+	outage  bool  // a failure was logged, and no recovery since
 	dropped int
 	told    time.Time
 }
@@ -95,8 +109,11 @@ func (l *lane) put(key string, t task) {
 	defer l.mu.Unlock()
 	now := time.Now()
 	if e := l.entries[key]; e != nil {
-		e.task, e.due, e.attempts = t, now, 0
+		e.task, e.due, e.attempts, e.flushed = t, now, 0, 0
 		e.version++
+		if e.forgotten {
+			e.forgotten, e.outcome = false, newOutcome()
+		}
 		l.nudge()
 		return
 	}
@@ -104,7 +121,7 @@ func (l *lane) put(key string, t task) {
 		l.dropOldest(now)
 	}
 	l.number++
-	l.entries[key] = &entry{task: t, number: l.number, born: now, due: now, done: make(chan struct{})}
+	l.entries[key] = &entry{task: t, number: l.number, born: now, due: now, outcome: newOutcome()}
 	l.nudge()
 }
 
@@ -118,6 +135,9 @@ func (l *lane) nudge() {
 func (l *lane) dropOldest(now time.Time) {
 	oldest := ""
 	for key, e := range l.entries {
+		if e.busy {
+			continue
+		}
 		if oldest == "" || e.number < l.entries[oldest].number {
 			oldest = key
 		}
@@ -140,12 +160,16 @@ func (l *lane) drop(key string, now time.Time, why string) {
 // finish takes an entry out and frees who waits for it.
 func (l *lane) finish(key string, err error) {
 	e := l.entries[key]
-	if e == nil {
+	if e == nil || e.forgotten {
+		return
+	}
+	e.outcome.err = err
+	close(e.outcome.done)
+	if e.busy {
+		e.forgotten = true
 		return
 	}
 	delete(l.entries, key)
-	e.err = err
-	close(e.done)
 }
 
 func (l *lane) forget(key string) {
@@ -157,15 +181,20 @@ func (l *lane) forget(key string) {
 func (l *lane) wait(ctx context.Context, key string) error {
 	l.mu.Lock()
 	e := l.entries[key]
-	l.mu.Unlock()
-	if e == nil {
+	if e == nil || e.forgotten {
+		l.mu.Unlock()
 		return nil
 	}
+	o := e.outcome
+	l.mu.Unlock()
 	select {
-	case <-e.done:
-		return e.err
+	case <-o.done:
+		return o.err
 	case <-ctx.Done():
-		return errors.Join(ctx.Err(), l.failure())
+		if err := l.failure(); err != nil {
+			return fmt.Errorf("%w; the last try failed: %w", ctx.Err(), err)
+		}
+		return ctx.Err()
 	}
 }
 
@@ -255,8 +284,9 @@ func (l *lane) call(ctx context.Context, key string, e *entry) {
 	defer l.mu.Unlock()
 	defer l.nudge()
 	e.busy = false
-	if l.entries[key] != e {
-		return // forgotten meanwhile
+	if e.forgotten {
+		delete(l.entries, key)
+		return
 	}
 	switch {
 	case err == nil:
@@ -275,17 +305,18 @@ func (l *lane) call(ctx context.Context, key string, e *entry) {
 }
 
 func (l *lane) recovered() {
-	if l.last != nil {
+	if l.outage {
 		l.log.Info("publishing works again", "what", l.what, "waiting", len(l.entries)-1)
 	}
-	l.last = nil
+	l.last, l.outage = nil, false
 }
 
-// retry sets the time of the next try; the failure is logged when it is the
-// first after a success, and again when an entry stays behind.
+// retry sets the time of the next try. A failure is logged when it is the
+// first after a success, and when an entry stays behind.
 func (l *lane) retry(key string, e *entry, version int, err error) {
 	now := time.Now()
-	if l.last == nil || e.attempts == 8 {
+	if e.attempts == 0 && !l.outage || e.attempts == 8 {
+		l.outage = true
 		l.log.Warn("publishing failed and is tried again", "what", l.what, "pod", e.pod.String(), "attempts", e.attempts+1,
 			"waiting", len(l.entries), "error", err)
 	}
@@ -308,36 +339,56 @@ func backoff(attempts int) time.Duration {
 	return d/2 + rand.N(d/2+1) //nolint:gosec // spreads load, keeps no secret
 }
 
-// flush tries every entry once, at once, and waits for the calls under way.
+// flush tries every entry once, at once, and waits for the calls under way,
+// those that Run began too.
 func (l *lane) flush(ctx context.Context) {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
 	l.mu.Lock()
 	l.flushes++
 	round := l.flushes
 	l.mu.Unlock()
-	var calls sync.WaitGroup
-	for l.acquire(ctx) {
-		l.mu.Lock()
-		key, e := l.next(func(e *entry) bool { return e.flushed < round })
-		if e != nil {
-			e.flushed = round
-		}
-		l.mu.Unlock()
-		if e == nil {
-			<-l.free
-			break
-		}
-		calls.Go(func() { l.call(ctx, key, e) })
-	}
-	calls.Wait()
+	l.flushRound(ctx, round)
 	l.awaitIdle(ctx)
+	l.flushRound(ctx, round)
 }
 
-// awaitIdle waits for calls that Run began.
-func (l *lane) awaitIdle(ctx context.Context) {
-	for range parallel {
-		if !l.acquire(ctx) {
-			return
+// flushRound sends until every entry has been tried in this round; a value
+// that is replaced meanwhile is tried again.
+func (l *lane) flushRound(ctx context.Context, round uint64) {
+	for more := true; more; {
+		more = false
+		var calls sync.WaitGroup
+		for l.acquire(ctx) {
+			key, e := l.nextFlush(round)
+			if e == nil {
+				<-l.free
+				break
+			}
+			more = true
+			calls.Go(func() { l.call(ctx, key, e) })
 		}
-		defer func() { <-l.free }()
+		calls.Wait()
+	}
+}
+
+func (l *lane) nextFlush(round uint64) (string, *entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key, e := l.next(func(e *entry) bool { return e.flushed < round })
+	if e != nil {
+		e.flushed = round
+	}
+	return key, e
+}
+
+// awaitIdle waits until no call is under way.
+func (l *lane) awaitIdle(ctx context.Context) {
+	tokens := 0
+	for tokens < parallel && l.acquire(ctx) {
+		tokens++
+	}
+	for range tokens {
+		<-l.free
 	}
 }

@@ -122,7 +122,8 @@ func (p *Publisher) Status(pod attach.Pod, value string) {
 	}
 }
 
-// Forget drops what is queued for a pod, because of its DEL.
+// Forget drops what is queued for a pod, because of its DEL. Not for the DEL
+// of an older sandbox of a pod that has a new one: both have the same UID.
 func (p *Publisher) Forget(pod attach.Pod) {
 	p.statuses.forget(podKey(pod))
 }
@@ -185,7 +186,8 @@ func (p *Publisher) Run(ctx context.Context) error {
 }
 
 // Flush tries everything that is queued once, without regard to rate and
-// back-off, until the context ends. The error says how much is left.
+// back-off, until the context ends. It is for the time after Run has ended; the
+// error says how much is left.
 func (p *Publisher) Flush(ctx context.Context) error {
 	if p.api == nil {
 		return nil
