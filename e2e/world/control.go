@@ -141,3 +141,6 @@ func (w *World) startScheduler() error {
 	)
 	return err
 }
+
+// Kubectl returns the path of a kubectl of the cluster's version.
+func (w *World) Kubectl() string { return filepath.Join(w.bins.kubernetes, "kubectl") }

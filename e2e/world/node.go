@@ -40,6 +40,7 @@ type Node struct {
 	netns   string
 	world   *World
 	boots   int
+	bootID  string
 
 	init, containerd, kubelet *process
 }
@@ -219,8 +220,8 @@ func (n *Node) register(ctx context.Context) error {
 	return err
 }
 
-// WaitReady waits until the API server shows the node as Ready and open for
-// pods: the controller manager has taken its taints away.
+// WaitReady waits until the API server shows the node as Ready since its last
+// boot and open for pods: the controller manager has taken its taints away.
 func (n *Node) WaitReady(ctx context.Context) error {
 	return Eventually(ctx, 90*time.Second, func(ctx context.Context) error {
 		if err := errors.Join(n.kubelet.alive(), n.containerd.alive()); err != nil {
@@ -230,12 +231,15 @@ func (n *Node) WaitReady(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if object.Status.NodeInfo.BootID != n.bootID {
+			return fmt.Errorf("the kubelet of %s has not reported since its boot", n.Name)
+		}
 		for _, c := range object.Status.Conditions {
 			if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
 				return fmt.Errorf("%s is not ready: %s", n.Name, c.Message)
 			}
 		}
-		if len(object.Status.Conditions) == 0 || len(object.Spec.Taints) > 0 {
+		if len(object.Spec.Taints) > 0 {
 			return fmt.Errorf("%s is not open for pods: taints %v", n.Name, object.Spec.Taints)
 		}
 		return nil
@@ -291,4 +295,12 @@ func (n *Node) Reboot(ctx context.Context) error {
 // Logs returns the last lines of one of the node's logs: containerd or kubelet.
 func (n *Node) Logs(name string, lines int) (string, error) {
 	return Tail(n.log(name), lines)
+}
+
+// Pids lists all processes of the node: daemons, runtime and pods.
+func (n *Node) Pids() ([]int, error) { return cgroupPids(n.cgroup()) }
+
+// Shell returns the command line that opens a shell on the node.
+func (n *Node) Shell() string {
+	return fmt.Sprintf("nsenter --net=%s --mount=/proc/%d/ns/mnt env PATH=%s sh", n.NetnsPath, n.init.cmd.Process.Pid, nodePath)
 }

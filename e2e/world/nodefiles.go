@@ -142,6 +142,7 @@ func copyEtc(etc string) error {
 // that a kubelet wants and would else set for the whole machine, and a boot
 // ID of the node's own.
 func (n *Node) writeFakeProc() error {
+	n.bootID = string(uuid.NewUUID())
 	for name, content := range map[string]string{
 		"sys/vm/overcommit_memory":      "1",
 		"sys/vm/panic_on_oom":           "0",
@@ -149,7 +150,7 @@ func (n *Node) writeFakeProc() error {
 		"sys/kernel/panic_on_oops":      "1",
 		"sys/kernel/keys/root_maxkeys":  "1000000",
 		"sys/kernel/keys/root_maxbytes": "25000000",
-		"sys/kernel/random/boot_id":     string(uuid.NewUUID()),
+		"sys/kernel/random/boot_id":     n.bootID,
 	} {
 		path := filepath.Join(n.root(), "fake-proc", name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
