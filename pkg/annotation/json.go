@@ -64,8 +64,8 @@ func checkDepth(value string) error {
 	return nil
 }
 
-// aliases maps each accepted key, in lower case because the field's parsers
-// don't distinguish case, to the key of the specification.
+// canonicalKey is the specification's spelling of a key, or "" for one that
+// isn't known. As with encoding/json, and so with Multus, case doesn't matter.
 func canonicalKey(key string) string {
 	for _, known := range []string{
 		"name", "namespace", "interface", "ips", "mac", "infiniband-guid", "cni-args",

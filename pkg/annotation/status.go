@@ -35,6 +35,8 @@ func Status(plan *attach.Plan, attachments []attach.Attachment) ([]nadv1.Network
 				return nil, fmt.Errorf("network-status: result of network %s: %w", delegate.Network, err)
 			}
 		}
+		// A delegate may print nulls; positions of interfaces must stay.
+		result.IPs = slices.DeleteFunc(result.IPs, func(ip *cni100.IPConfig) bool { return ip == nil })
 		out = append(out, statusOf(delegate.Network, delegate.Primary, result)...)
 	}
 	return out, nil

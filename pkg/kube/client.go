@@ -29,7 +29,8 @@ const (
 	// DefaultCAFile is the CA that Kubernetes mounts beside the token.
 	DefaultCAFile = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
 
-	dialTimeout = 3 * time.Second
+	// dialTimeout leaves time for a second API server within liveTimeout.
+	dialTimeout = 1500 * time.Millisecond
 	// liveTimeout bounds one read on the path of an ADD.
 	liveTimeout = 2 * time.Second
 
@@ -83,7 +84,11 @@ func NewClient(o Options) (*Client, error) {
 		return nil, fmt.Errorf("kubernetes client: %w", err)
 	}
 	config.UserAgent = orDefault(o.UserAgent, "meta-cnid")
-	config.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext
+	config.Dial = (&net.Dialer{
+		Timeout: dialTimeout,
+		// HTTP/2 connections have client-go's ping besides (30 s + 15 s).
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
+	}).DialContext
 	qps, burst := o.QPS, o.Burst
 	if qps <= 0 {
 		qps = defaultQPS

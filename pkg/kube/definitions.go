@@ -129,34 +129,39 @@ func (d *definitions) follow(ctx context.Context, f *feed) {
 	if err != nil {
 		return // the informer has ended: ctx is done
 	}
-	pruned := false
+	synced, prune := registration.HasSyncedChecker().Done(), false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-d.wake:
-		case <-registration.HasSyncedChecker().Done():
-			if pruned {
-				select {
-				case <-ctx.Done():
-					return
-				case <-d.wake:
-				}
-			}
+		case <-synced:
+			synced, prune = nil, true // once: a nil channel is never ready
 		}
-		pause := gather
-		if err := d.flush(f, registration.HasSynced() && !pruned); err != nil {
-			d.log.Warn("the network definitions can't be copied to disk; it is tried again", "folder", d.stateDir, "error", err)
-			pause = rewrite
-			d.poke()
-		} else if registration.HasSynced() {
-			pruned = true
-		}
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, gather) {
 			return
-		case <-time.After(pause):
 		}
+		if err := d.flush(f, prune); err != nil {
+			d.log.Warn("the network definitions can't be copied to disk; it is tried again", "folder", d.stateDir, "error", err)
+			d.poke()
+			if !pause(ctx, rewrite) {
+				return
+			}
+			continue
+		}
+		prune = false
+	}
+}
+
+// pause waits; false if ctx ends meanwhile.
+func pause(ctx context.Context, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 

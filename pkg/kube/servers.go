@@ -62,7 +62,12 @@ func (f *failover) RoundTrip(request *http.Request) (*http.Response, error) {
 			return response, nil
 		}
 		failures = append(failures, err)
-		if !neverSent(err) || request.Context().Err() != nil {
+		if !neverSent(err) {
+			break
+		}
+		if request.Context().Err() != nil {
+			// No time is left for the next server now; the next request begins there.
+			f.current.CompareAndSwap(first, (index+1)%int64(len(f.servers)))
 			break
 		}
 	}

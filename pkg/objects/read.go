@@ -3,6 +3,7 @@ package objects
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -112,12 +113,26 @@ func parse(data []byte) (content, error) {
 
 // add reads one document; objects of other kinds are left out.
 func (c *content) add(document []byte) error {
-	var object metav1.PartialObjectMetadata
+	var object struct {
+		metav1.PartialObjectMetadata `json:",inline"`
+		Items                        []json.RawMessage `json:"items"`
+	}
 	if err := yaml.Unmarshal(document, &object); err != nil {
 		return err
 	}
 	namespace := orDefault(object.Namespace)
 	switch object.GroupVersionKind().GroupKind().String() {
+	case "":
+		if text, err := yaml.YAMLToJSON(document); err == nil && string(text) == "null" {
+			return nil // comments only
+		}
+		return errors.New("it has no kind: write apiVersion and kind as for kubectl")
+	case "List":
+		for i, item := range object.Items {
+			if err := c.add(item); err != nil {
+				return fmt.Errorf("item %d: %w", i+1, err)
+			}
+		}
 	case "NetworkAttachmentDefinition.k8s.cni.cncf.io":
 		return c.addNetwork(document, namespace)
 	case "Pod":
