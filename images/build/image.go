@@ -133,8 +133,8 @@ func (i image) manifest(store blobs) (descriptor, error) {
 		Created:  i.date,
 		Config: execution{
 			User:       "0:0",
-			Env:        []string{"PATH=/usr/local/bin"},
-			Entrypoint: []string{"/usr/local/bin/meta-cnid"},
+			Env:        []string{"PATH=/opt/meta-cni:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+			Entrypoint: []string{"/opt/meta-cni/meta-cnid"},
 			WorkingDir: "/",
 			Labels: map[string]string{
 				"org.opencontainers.image.title":    "meta-cni",

@@ -94,7 +94,7 @@ func TestArchive(t *testing.T) {
 	}
 	m := decode[manifest](t, follow(t, entries, top))
 	conf := decode[config](t, follow(t, entries, *m.Config))
-	if diff := cmp.Diff([]string{"/usr/local/bin/meta-cnid"}, conf.Config.Entrypoint); diff != "" {
+	if diff := cmp.Diff([]string{"/opt/meta-cni/meta-cnid"}, conf.Config.Entrypoint); diff != "" {
 		t.Error(diff)
 	}
 	if conf.Architecture != "arm64" || conf.OS != "linux" || len(conf.RootFS.DiffIDs) != len(m.Layers) {
@@ -111,11 +111,15 @@ func TestArchive(t *testing.T) {
 
 func wantFiles() map[string]string {
 	return map[string]string{
-		"etc/group":               "644 root:x:0:\n",
-		"etc/passwd":              "644 root:x:0:0:root:/:/sbin/nologin\n",
-		"opt/meta-cni/meta-cni":   "755 plugin",
-		"usr/local/bin/meta-cnid": "755 daemon",
-		"var/run":                 "-> /run",
+		"bin":                    "-> usr/bin",
+		"etc/group":              "644 root:x:0:\n",
+		"etc/passwd":             "644 root:x:0:0:root:/:/sbin/nologin\n",
+		"lib":                    "-> usr/lib",
+		"lib64":                  "-> usr/lib64",
+		"opt/meta-cni/meta-cni":  "755 plugin",
+		"opt/meta-cni/meta-cnid": "755 daemon",
+		"sbin":                   "-> usr/sbin",
+		"var/run":                "-> /run",
 	}
 }
 
@@ -200,7 +204,7 @@ func TestRealImage(t *testing.T) {
 	m := decode[manifest](t, follow(t, entries, decode[manifest](t, read(t, entries, "index.json")).Manifests[0]))
 	conf := decode[config](t, follow(t, entries, *m.Config))
 	files := rootFiles(t, entries, m, conf)
-	for _, name := range []string{"usr/local/bin/meta-cnid", "opt/meta-cni/meta-cni"} {
+	for _, name := range []string{"opt/meta-cni/meta-cnid", "opt/meta-cni/meta-cni"} {
 		content, ok := strings.CutPrefix(files[name], "755 ")
 		if !ok {
 			t.Errorf("%s is missing or has the wrong mode", name)

@@ -19,30 +19,30 @@ type entry struct {
 // layers are the image's contents, what changes least first.
 func layers(p programs) [][]entry {
 	base := []entry{
+		// The manifest mounts the node's /usr, so that plugins find the programs
+		// and libraries that they need; these are the names that lead there.
+		{name: "bin", mode: 0o777, target: "usr/bin"},
 		{name: "dev/", mode: 0o755},
 		{name: "etc/", mode: 0o755},
 		{name: "etc/group", mode: 0o644, content: []byte("root:x:0:\n")},
 		{name: "etc/passwd", mode: 0o644, content: []byte("root:x:0:0:root:/:/sbin/nologin\n")},
+		{name: "lib", mode: 0o777, target: "usr/lib"},
+		{name: "lib64", mode: 0o777, target: "usr/lib64"},
 		{name: "opt/", mode: 0o755},
+		{name: "opt/meta-cni/", mode: 0o755},
 		{name: "proc/", mode: 0o755},
 		{name: "run/", mode: 0o755},
+		{name: "sbin", mode: 0o777, target: "usr/sbin"},
 		{name: "sys/", mode: 0o755},
 		{name: "usr/", mode: 0o755},
-		{name: "usr/local/", mode: 0o755},
-		{name: "usr/local/bin/", mode: 0o755},
 		{name: "var/", mode: 0o755},
 		{name: "var/lib/", mode: 0o755},
 		// Runtimes name network namespaces /var/run/netns/…, the manifest mounts
 		// /run/netns.
 		{name: "var/run", mode: 0o777, target: "/run"},
 	}
-	plugin := []entry{
-		{name: "opt/meta-cni/", mode: 0o755},
-		{name: "opt/meta-cni/meta-cni", mode: 0o755, content: p.plugin},
-	}
-	daemon := []entry{
-		{name: "usr/local/bin/meta-cnid", mode: 0o755, content: p.daemon},
-	}
+	plugin := []entry{{name: "opt/meta-cni/meta-cni", mode: 0o755, content: p.plugin}}
+	daemon := []entry{{name: "opt/meta-cni/meta-cnid", mode: 0o755, content: p.daemon}}
 	return [][]entry{base, plugin, daemon}
 }
 
