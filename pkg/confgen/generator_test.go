@@ -310,7 +310,11 @@ func TestRepair(t *testing.T) {
 		{"symlink", func(n *node) { n.remove(ConfName); must(n.t, os.Symlink("10-a.conf", n.path(ConfName))) }},
 		{"pipe", func(n *node) { n.remove(ConfName); must(n.t, syscall.Mkfifo(n.path(ConfName), 0o600)) }},
 		{"folder", func(n *node) { removeFolder(n.t, n.dir); n.put("10-a.conf", confA) }},
-		{"folder-moved", func(n *node) { must(n.t, os.RemoveAll(n.dir + ".old")); must(n.t, os.Rename(n.dir, n.dir+".old")); n.put("10-a.conf", confA) }},
+		{"folder-moved", func(n *node) {
+			must(n.t, os.RemoveAll(n.dir+".old"))
+			must(n.t, os.Rename(n.dir, n.dir+".old"))
+			n.put("10-a.conf", confA)
+		}},
 		{"folder-empty", func(n *node) { removeFolder(n.t, n.dir); must(n.t, os.Mkdir(n.dir, 0o700)) }},
 	}
 	for _, a := range attacks {
