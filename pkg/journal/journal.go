@@ -54,6 +54,8 @@ type Journal struct {
 	opts Options
 	root *os.Root
 
+	probe sync.Mutex // one probe at a time
+
 	mu         sync.Mutex
 	sets       map[attach.Key]*Set
 	generation uint64
@@ -192,6 +194,21 @@ func (j *Journal) Sets() []*Set {
 
 // BootID is the boot in which this journal was opened.
 func (j *Journal) BootID() string { return j.opts.BootID }
+
+// Probe says in words why no set could be begun now: a full or read-only disk.
+func (j *Journal) Probe() error {
+	const name = "probe" + suffix + tempSuffix
+	j.probe.Lock()
+	defer j.probe.Unlock()
+	file, err := j.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err == nil {
+		err = errors.Join(reserve(file, reserveBase+2*reserveStep), file.Close(), j.root.Remove(name))
+	}
+	if err != nil {
+		return fmt.Errorf("the journal in %s can't be written: %w", j.opts.Dir, err)
+	}
+	return nil
+}
 
 // Namespace identifies a network namespace: device and inode of its file.
 type Namespace struct{ Dev, Inode uint64 }

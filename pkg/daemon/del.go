@@ -1,0 +1,125 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/meta-cni/meta-cni/pkg/attach"
+	"github.com/meta-cni/meta-cni/pkg/config"
+	"github.com/meta-cni/meta-cni/pkg/delegate/exec"
+	"github.com/meta-cni/meta-cni/pkg/journal"
+	"github.com/meta-cni/meta-cni/pkg/plan"
+	"github.com/meta-cni/meta-cni/pkg/wire"
+)
+
+// del removes the attachment set of a sandbox. It needs neither the pod nor a
+// network definition.
+func (d *Daemon) del(ctx context.Context, r *request) error {
+	ctx, cancel := context.WithTimeout(ctx, config.DelBudget)
+	defer cancel()
+	start := time.Now()
+	leave, err := d.order.enter(ctx, r.ContainerID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	out, err := d.dels.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer out()
+	r.since("queue", start)
+	done := d.running.begin(ctx, r.ContainerID)
+	defer done()
+	set, ok := d.opts.Journal.Get(r.key)
+	if !ok {
+		return d.delUnknown(ctx, r)
+	}
+	return d.delSet(ctx, r, set)
+}
+
+func (d *Daemon) delSet(ctx context.Context, r *request, set *journal.Set) error {
+	state := set.State()
+	r.pod = state.Plan.Pod
+	for _, delegate := range state.Plan.Delegates {
+		r.networks = append(r.networks, delegate.Network)
+	}
+	d.forget(set)
+	if err := d.chain.Del(ctx, d.opts.Journal, set, "DEL", d.trip(r)); err != nil {
+		return err
+	}
+	d.graves.bury(r.ContainerID, journal.Namespace{Dev: state.NetnsDev, Inode: state.NetnsInode})
+	return nil
+}
+
+func (d *Daemon) forget(set *journal.Set) {
+	if d.opts.Publisher == nil {
+		return
+	}
+	state := set.State()
+	d.opts.Publisher.Forget(state.Plan.Pod)
+}
+
+// delUnknown removes what an attachment set left that the journal doesn't
+// know: what libcni's cache of results still holds of it (a damaged journal),
+// and then whatever the primary network knows of the container (a sandbox that
+// is older than this installation). Only then it is success.
+func (d *Daemon) delUnknown(ctx context.Context, r *request) error {
+	if d.graves.knows(r.ContainerID) {
+		return nil
+	}
+	remembered, err := d.opts.Runner.Remembered(r.ContainerID)
+	if err != nil {
+		return err
+	}
+	p := attach.Plan{Key: r.key, Pod: r.pod, Path: r.path, Delegates: remembered}
+	if len(remembered) == 0 {
+		primary, err := d.primaryPlan(r)
+		if err != nil {
+			return err
+		}
+		p.Delegates = primary
+	}
+	var errs []error
+	for i := len(p.Delegates) - 1; i >= 0; i-- {
+		r.networks = append(r.networks, p.Delegates[i].Network)
+		if err := d.opts.Runner.Del(ctx, exec.Call{Plan: &p, Delegate: i, Netns: openable(r.Netns), Trace: r.Trace}); err != nil {
+			errs = append(errs, fmt.Errorf("network %s: %w", p.Delegates[i].Network, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	d.graves.bury(r.ContainerID, journal.Namespace{})
+	return nil
+}
+
+// primaryPlan is the primary network as the only delegate.
+func (d *Daemon) primaryPlan(r *request) ([]attach.Delegate, error) {
+	primary, err := d.opts.Primary.Primary()
+	if err != nil {
+		return nil, invalid(wire.CodeTryAgainLater, fmt.Errorf("the sandbox is unknown here and no primary network can be asked to remove it: %w", err))
+	}
+	p, err := plan.Make(plan.Input{
+		Key: r.key, Pod: r.pod, Path: r.path, Args: r.args,
+		RuntimeConfig: r.conf.RuntimeConfig, Primary: primary,
+	})
+	if err != nil {
+		return nil, invalid(wire.CodeInvalidConfig, err)
+	}
+	return p.Delegates, nil
+}
+
+// openable is the path if it leads to a network namespace, else empty, as the
+// specification has it for one that is gone.
+func openable(path string) string {
+	if path == "" {
+		return ""
+	}
+	if _, _, err := sandbox(path); err != nil {
+		return ""
+	}
+	return path
+}

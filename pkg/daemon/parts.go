@@ -1,0 +1,144 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meta-cni/meta-cni/pkg/annotation"
+	"github.com/meta-cni/meta-cni/pkg/attach"
+	"github.com/meta-cni/meta-cni/pkg/confgen"
+	"github.com/meta-cni/meta-cni/pkg/config"
+	"github.com/meta-cni/meta-cni/pkg/journal"
+	"github.com/meta-cni/meta-cni/pkg/kube"
+	"github.com/meta-cni/meta-cni/pkg/objects"
+	"github.com/meta-cni/meta-cni/pkg/publish"
+)
+
+// parts are what a daemon needs besides itself, by its mode.
+type parts struct {
+	definitions Definitions
+	publisher   *publish.Publisher
+	conf        *confgen.Generator
+	// cache is nil in standalone mode.
+	cache *kube.Cache
+	log   *slog.Logger
+}
+
+func assemble(cfg config.Daemon, log *slog.Logger) (*parts, error) {
+	p := &parts{log: log}
+	notify := func(confgen.Notice) {}
+	if cfg.Mode == config.Standalone {
+		store, err := objects.Open(cfg.ObjectsDir, log)
+		if err != nil {
+			return nil, err
+		}
+		p.definitions, p.publisher = store, publish.New(publish.Options{Log: log})
+	} else {
+		client, err := newClient(cfg, log)
+		if err != nil {
+			return nil, err
+		}
+		p.useKubernetes(client, cfg)
+		notify = nodeNotice(client, cfg.NodeName, log)
+	}
+	p.conf = confgen.New(confgen.Options{
+		Dir: cfg.ConfDir, Settings: confSettings(cfg), Log: log, Notify: notify,
+		Pin: confgen.Pin{File: cfg.Primary.File, Network: cfg.Primary.Network},
+	})
+	return p, nil
+}
+
+func newClient(cfg config.Daemon, log *slog.Logger) (*kube.Client, error) {
+	return kube.NewClient(kube.Options{
+		Kubeconfig: cfg.Kubernetes.Kubeconfig, APIServers: cfg.Kubernetes.APIServers,
+		NodeName: cfg.NodeName, Log: log,
+	})
+}
+
+func (p *parts) useKubernetes(client *kube.Client, cfg config.Daemon) {
+	p.cache = kube.NewCache(client, kube.CacheOptions{NodeName: cfg.NodeName, StateDir: cfg.StateDir, Log: p.log})
+	p.definitions = p.cache
+	p.publisher = publish.New(publish.Options{API: clusterAPI{client}, Gone: attach.ErrPodGone, Log: p.log})
+}
+
+// clusterAPI gives the publisher the client's calls.
+type clusterAPI struct{ *kube.Client }
+
+func (a clusterAPI) CreateEvent(ctx context.Context, e publish.Event) error {
+	return a.Client.CreateEvent(ctx, kube.Event{Pod: e.Pod, Type: e.Type, Reason: e.Reason, Message: e.Message})
+}
+
+// nodeNotice makes what the configuration generator has to say an Event of the
+// node. It doesn't wait for the API server.
+func nodeNotice(client *kube.Client, node string, log *slog.Logger) func(confgen.Notice) {
+	return func(n confgen.Notice) {
+		event := kube.Event{Node: node, Type: kube.EventNormal, Reason: n.Reason, Message: n.Message}
+		if n.Warning {
+			event.Type = kube.EventWarning
+		}
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			if err := client.CreateEvent(ctx, event); err != nil {
+				log.Warn("an Event of the node was not written", "reason", n.Reason, "error", err.Error())
+			}
+		}()
+	}
+}
+
+// start runs the parts until ctx ends.
+func (p *parts) start(ctx context.Context, group *errgroup.Group, d *Daemon) {
+	group.Go(func() error { return p.conf.Run(ctx) })
+	group.Go(func() error { return p.publisher.Run(ctx) })
+	if p.cache == nil {
+		return
+	}
+	group.Go(func() error { return p.cache.Run(ctx) })
+	group.Go(func() error { d.republish(ctx, p.cache); return nil })
+}
+
+// republish writes the network-status of pods that were attached by a former
+// daemon and don't have it yet.
+func (d *Daemon) republish(ctx context.Context, cache *kube.Cache) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for !cache.Synced() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+	for _, set := range d.opts.Journal.Sets() {
+		state := set.State()
+		if state.Phase != journal.Committed || state.Plan.Pod.UID == "" {
+			continue
+		}
+		if err := d.republishOne(ctx, cache, &state); err != nil {
+			d.opts.Log.Warn("network-status was not looked at", "pod", state.Plan.Pod.String(), "error", err.Error())
+		}
+	}
+}
+
+func (d *Daemon) republishOne(ctx context.Context, cache *kube.Cache, state *journal.State) error {
+	statuses, err := annotation.Status(&state.Plan, state.Attachments)
+	if err != nil {
+		return err
+	}
+	value, err := annotation.EncodeStatus(statuses)
+	if err != nil {
+		return err
+	}
+	annotations, _, err := cache.PodAnnotations(ctx, state.Plan.Pod)
+	if err != nil {
+		return err
+	}
+	if annotations[nadv1.NetworkStatusAnnot] != value {
+		d.opts.Publisher.Status(state.Plan.Pod, value)
+	}
+	return nil
+}

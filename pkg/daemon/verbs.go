@@ -1,0 +1,165 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/meta-cni/meta-cni/pkg/attach"
+	"github.com/meta-cni/meta-cni/pkg/config"
+	"github.com/meta-cni/meta-cni/pkg/journal"
+	"github.com/meta-cni/meta-cni/pkg/wire"
+)
+
+// statusBudget is a little less than the 100 ms in which STATUS answers: a
+// runtime asks without a limit of its own, and the kubelet waits for it.
+const statusBudget = 90 * time.Millisecond
+
+// check asks all delegates of the sandbox whether they are as they were.
+func (d *Daemon) check(ctx context.Context, r *request) error {
+	ctx, cancel := context.WithTimeout(ctx, config.CheckBudget)
+	defer cancel()
+	leave, err := d.order.enter(ctx, r.ContainerID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	set, ok := d.opts.Journal.Get(r.key)
+	if !ok {
+		return invalid(wire.CodeUnknownContainer, fmt.Errorf("sandbox %s has no attachments here", r.key))
+	}
+	state := set.State()
+	r.pod = state.Plan.Pod
+	if state.Phase != journal.Committed {
+		return invalid(wire.CodeUnknownContainer, fmt.Errorf("sandbox %s is being removed: %s", r.key, state.Reason))
+	}
+	done := d.running.begin(ctx, r.ContainerID)
+	defer done()
+	return d.chain.Check(ctx, set, d.trip(r))
+}
+
+// status says whether an ADD could work now. It waits for no other request.
+func (d *Daemon) status(ctx context.Context, r *request) error {
+	if err := d.ready(); err != nil {
+		return invalid(wire.CodeNotAvailable, err)
+	}
+	primary, err := d.opts.Primary.Primary()
+	if err != nil {
+		return invalid(wire.CodeNotAvailable, err)
+	}
+	delegates, err := d.primaryConf(primary)
+	if err != nil {
+		return invalid(wire.CodeNotAvailable, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusBudget)
+	defer cancel()
+	err = d.opts.Runner.Status(ctx, delegates, r.path)
+	if err != nil && ctx.Err() != nil {
+		d.opts.Log.Warn("the primary network didn't answer STATUS in time and is taken for ready", "file", primary.File)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("primary network %s: %w", primary.File, err)
+	}
+	return nil
+}
+
+// ready says in words why no ADD can work.
+func (d *Daemon) ready() error {
+	if err := d.opts.Primary.Ready(); err != nil {
+		return err
+	}
+	return d.opts.Journal.Probe()
+}
+
+// primaryConf is the primary as a configuration list.
+func (d *Daemon) primaryConf(primary attach.Primary) ([]byte, error) {
+	delegates, err := d.primaryPlan(&request{
+		Request: &wire.Request{}, key: attach.Key{ContainerID: "status", IfName: "eth0"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("primary network %s: %w", primary.File, err)
+	}
+	return delegates[0].Conf, nil
+}
+
+// gc removes every attachment set that the runtime doesn't name, and tells the
+// primary network which are left. Sets that were begun after the runtime took
+// its list are exempt.
+func (d *Daemon) gc(ctx context.Context, r *request) error {
+	ctx, cancel := context.WithTimeout(ctx, config.AddBudget)
+	defer cancel()
+	valid, err := validAttachments(r.Config)
+	if err != nil {
+		return invalid(wire.CodeDecodingFailure, err)
+	}
+	var errs []error
+	for _, set := range d.opts.Journal.Sets() {
+		if valid[set.Key()] {
+			continue
+		}
+		if err := d.collect(ctx, r, set); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", set.Key(), err))
+		}
+	}
+	return errors.Join(append(errs, d.gcPrimary(ctx, r, valid))...)
+}
+
+func (d *Daemon) gcPrimary(ctx context.Context, r *request, valid map[attach.Key]bool) error {
+	primary, err := d.opts.Primary.Primary()
+	if err != nil {
+		return invalid(wire.CodeTryAgainLater, err)
+	}
+	conf, err := d.primaryConf(primary)
+	if err != nil {
+		return err
+	}
+	attachments := make([]types.GCAttachment, 0, len(valid))
+	for key := range valid {
+		attachments = append(attachments, types.GCAttachment{ContainerID: key.ContainerID, IfName: key.IfName})
+	}
+	if err := d.opts.Runner.GC(ctx, conf, r.path, attachments); err != nil {
+		return fmt.Errorf("primary network %s: %w", primary.File, err)
+	}
+	return nil
+}
+
+// collect removes one set, in its sandbox's turn, unless an ADD has replaced
+// it meanwhile.
+func (d *Daemon) collect(ctx context.Context, r *request, set *journal.Set) error {
+	leave, err := d.order.enter(ctx, set.Key().ContainerID)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if now, ok := d.opts.Journal.Get(set.Key()); !ok || now != set {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, config.DelBudget)
+	defer cancel()
+	d.forget(set)
+	return d.chain.Del(ctx, d.opts.Journal, set, "GC: the runtime doesn't know the sandbox", d.trip(r))
+}
+
+// validAttachments reads the list of the runtime (specification 1.1.0, section
+// 2, GC). Without it nothing may be collected.
+func validAttachments(conf []byte) (map[attach.Key]bool, error) {
+	var list struct {
+		Valid *[]types.GCAttachment `json:"cni.dev/valid-attachments"`
+	}
+	if err := json.Unmarshal(conf, &list); err != nil {
+		return nil, err
+	}
+	if list.Valid == nil {
+		return nil, errors.New("cni.dev/valid-attachments is missing: nothing is collected without it")
+	}
+	valid := make(map[attach.Key]bool, len(*list.Valid))
+	for _, a := range *list.Valid {
+		valid[attach.Key{ContainerID: a.ContainerID, IfName: a.IfName}] = true
+	}
+	return valid, nil
+}
