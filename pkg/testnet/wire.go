@@ -65,6 +65,11 @@ func (h *Host) Address(nic string, addresses ...string) {
 	for _, text := range addresses {
 		addr, err := netlink.ParseAddr(text)
 		h.must("parse "+text, err)
+		if addr.IP.To4() == nil {
+			// Even without duplicate address detection an address can't be
+			// used before the kernel's worker has had its turn.
+			addr.Flags |= unix.IFA_F_NODAD
+		}
 		h.must("add "+text, h.Netlink().AddrAdd(h.Link(nic), addr))
 	}
 }
