@@ -2,5 +2,5 @@
 
 package confgen
 
-// crashChild has nothing to do without armed failpoints.
+// crashChild has nothing to do in a build whose failpoints are not armed.
 func crashChild() {}
