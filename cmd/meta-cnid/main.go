@@ -55,7 +55,7 @@ func command(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	case "health":
 		return health(ctx, args[1:])
 	case "install":
-		return installBinaries(args[1:])
+		return installBinaries(ctx, args[1:])
 	case "version":
 		_, err := fmt.Fprintln(out, version())
 		return err
@@ -141,14 +141,20 @@ func withNodeName(cfg config.Daemon) (config.Daemon, error) {
 	return cfg, nil
 }
 
-func installBinaries(args []string) error {
+func installBinaries(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("meta-cnid install", flag.ContinueOnError)
 	from := flags.String("from", "/opt/meta-cni", "folder that holds meta-cni")
 	to := flags.String("to", "/opt/cni/bin", "plugin folders, separated by commas")
+	names := install.Names()
+	flags.BoolFunc("whereabouts", "also answer to the name whereabouts", func(string) error {
+		names = append(names, install.Whereabouts)
+		return nil
+	})
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	return install.Binaries(*from, strings.Split(*to, ","))
+	installer := install.Installer{Names: names, Log: newLogger(slog.LevelInfo)}
+	return installer.Binaries(ctx, *from, strings.Split(*to, ","))
 }
 
 func version() string {
