@@ -3,6 +3,7 @@ package route
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -51,16 +52,16 @@ func newPod(t *testing.T) *pod {
 		}
 	}
 	// Routes that are nobody's business: to elsewhere, and in another table.
-	p.add(netlink.Route{Dst: prefix("198.51.100.0/24"), Gw: ip("10.1.0.1")})
-	p.add(netlink.Route{Dst: prefix("2001:db8:77::/48"), Gw: ip("2001:db8:1::1")})
-	p.add(netlink.Route{Dst: prefix("0.0.0.0/0"), Gw: ip("10.1.0.1"), Table: 100})
-	p.add(netlink.Route{Dst: prefix("::/0"), Gw: ip("2001:db8:1::1"), Table: 100})
+	p.add(netlink.Route{Dst: prefix("198.51.100.0/24"), Gw: addr("10.1.0.1")})
+	p.add(netlink.Route{Dst: prefix("2001:db8:77::/48"), Gw: addr("2001:db8:1::1")})
+	p.add(netlink.Route{Dst: prefix("0.0.0.0/0"), Gw: addr("10.1.0.1"), Table: 100})
+	p.add(netlink.Route{Dst: prefix("::/0"), Gw: addr("2001:db8:1::1"), Table: 100})
 	return p
 }
 
 func prefix(text string) *net.IPNet { return must(netlink.ParseIPNet(text)) }
 
-func ip(text string) []byte { return netip.MustParseAddr(text).AsSlice() }
+func addr(text string) []byte { return netip.MustParseAddr(text).AsSlice() }
 
 func must[T any](value T, err error) T {
 	if err != nil {
@@ -82,18 +83,24 @@ func (p *pod) index(nic string) int {
 	return p.Link(nic).Attrs().Index
 }
 
-// via says which gateway answers through the default route, "" for none. want
-// decides how long it waits.
-func (p *pod) via(far netip.AddrPort, want string) string {
+// via says which gateway answers through the default route, "" when there is
+// no route.
+func (p *pod) via(far netip.AddrPort) string {
 	p.t.Helper()
-	limit := 10 * time.Second
-	if want == "" {
-		limit = 150 * time.Millisecond
+	err := p.Do(func() error {
+		conn, err := net.Dial("udp", far.String())
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	})
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+		return ""
 	}
-	ctx, cancel := context.WithTimeout(p.t.Context(), limit)
+	ctx, cancel := context.WithTimeout(p.t.Context(), 10*time.Second)
 	defer cancel()
 	answer, err := p.Ask(ctx, far)
-	if want != "" && err != nil {
+	if err != nil {
 		p.t.Errorf("%v", err)
 	}
 	return answer
@@ -163,25 +170,25 @@ func formerCases() []formers {
 
 func formerCases4() []formers {
 	gw := func(p *pod, last string, metric int) netlink.Route {
-		return netlink.Route{Gw: ip("10.1.0." + last), Dst: prefix("0.0.0.0/0"), Priority: metric}
+		return netlink.Route{Gw: addr("10.1.0." + last), Dst: prefix("0.0.0.0/0"), Priority: metric}
 	}
 	return []formers{
 		{"none", [2]string{}, func(*pod) {}},
 		{"v4 plain", [2]string{"a"}, func(p *pod) { p.add(gw(p, "1", 0)) }},
 		{"v4 metric", [2]string{"a"}, func(p *pod) { p.add(gw(p, "1", 100)) }},
 		{"v4 two metrics", [2]string{"a"}, func(p *pod) {
-			p.add(netlink.Route{Gw: ip("10.2.0.3"), Dst: prefix("0.0.0.0/0"), Priority: 200})
+			p.add(netlink.Route{Gw: addr("10.2.0.3"), Dst: prefix("0.0.0.0/0"), Priority: 200})
 			p.add(gw(p, "1", 100))
 		}},
 		{"v4 three of one metric", [2]string{"a"}, func(p *pod) {
 			p.add(gw(p, "1", 0))
-			p.add(netlink.Route{Gw: ip("10.2.0.3"), Dst: prefix("0.0.0.0/0")})
+			p.add(netlink.Route{Gw: addr("10.2.0.3"), Dst: prefix("0.0.0.0/0")})
 			p.add(gw(p, "3", 0))
 		}},
 		{"v4 onlink, mtu, source", [2]string{"a"}, func(p *pod) {
 			p.add(netlink.Route{
-				Gw: ip("169.254.1.1"), Dst: prefix("0.0.0.0/0"), LinkIndex: p.index(eth0), Flags: int(netlink.FLAG_ONLINK),
-				MTU: 1400, AdvMSS: 1300, Src: ip("10.1.0.2"), InitCwnd: 20, Protocol: unix.RTPROT_STATIC, Realm: 3,
+				Gw: addr("169.254.1.1"), Dst: prefix("0.0.0.0/0"), LinkIndex: p.index(eth0), Flags: int(netlink.FLAG_ONLINK),
+				MTU: 1400, AdvMSS: 1300, Src: addr("10.1.0.2"), InitCwnd: 20, Protocol: unix.RTPROT_STATIC, Realm: 3,
 			})
 		}},
 		{"v4 link scope", [2]string{"a"}, func(p *pod) {
@@ -190,45 +197,45 @@ func formerCases4() []formers {
 		}},
 		{"v4 multipath", [2]string{"a"}, func(p *pod) {
 			p.add(netlink.Route{Dst: prefix("0.0.0.0/0"), Priority: 7, MultiPath: []*netlink.NexthopInfo{
-				{LinkIndex: p.index(eth0), Gw: ip("10.1.0.1"), Hops: 3},
-				{LinkIndex: p.index(eth0), Gw: ip("10.1.0.3"), Flags: int(netlink.FLAG_ONLINK)},
+				{LinkIndex: p.index(eth0), Gw: addr("10.1.0.1"), Hops: 3},
+				{LinkIndex: p.index(eth0), Gw: addr("10.1.0.3"), Flags: int(netlink.FLAG_ONLINK)},
 			}})
 		}},
 		{"v4 of the new interface", [2]string{"b"}, func(p *pod) {
-			p.add(netlink.Route{Gw: ip("10.2.0.1"), Dst: prefix("0.0.0.0/0"), LinkIndex: p.index(net1)})
+			p.add(netlink.Route{Gw: addr("10.2.0.1"), Dst: prefix("0.0.0.0/0"), LinkIndex: p.index(net1)})
 		}},
 		{"v4 blackhole behind, type of service", [2]string{"a"}, func(p *pod) {
 			p.add(netlink.Route{Dst: prefix("0.0.0.0/0"), Type: unix.RTN_BLACKHOLE, Priority: 5000})
 			p.add(gw(p, "1", 0))
-			p.add(netlink.Route{Gw: ip("10.1.0.3"), Dst: prefix("0.0.0.0/0"), Tos: 0x10})
+			p.add(netlink.Route{Gw: addr("10.1.0.3"), Dst: prefix("0.0.0.0/0"), Tos: 0x10})
 		}},
 	}
 }
 
 func formerCases6() []formers {
 	gw := func(last string, metric int) netlink.Route {
-		return netlink.Route{Gw: ip("2001:db8:1::" + last), Dst: prefix("::/0"), Priority: metric}
+		return netlink.Route{Gw: addr("2001:db8:1::" + last), Dst: prefix("::/0"), Priority: metric}
 	}
 	return []formers{
 		{"v6 plain", [2]string{"", "a"}, func(p *pod) { p.add(gw("1", 0)) }},
 		{"both plain", [2]string{"a", "a"}, func(p *pod) {
 			p.add(gw("1", 0))
-			p.add(netlink.Route{Gw: ip("10.1.0.1"), Dst: prefix("0.0.0.0/0")})
+			p.add(netlink.Route{Gw: addr("10.1.0.1"), Dst: prefix("0.0.0.0/0")})
 		}},
 		{"v6 lowest metric", [2]string{"", "a"}, func(p *pod) { p.add(gw("1", 1)) }},
 		{"v6 lowest metric, multipath", [2]string{"", "a"}, func(p *pod) {
 			p.add(netlink.Route{Dst: prefix("::/0"), Priority: 1, MultiPath: []*netlink.NexthopInfo{
-				{LinkIndex: p.index(eth0), Gw: ip("2001:db8:1::1"), Hops: 4}, {LinkIndex: p.index(eth0), Gw: ip("2001:db8:1::3")},
+				{LinkIndex: p.index(eth0), Gw: addr("2001:db8:1::1"), Hops: 4}, {LinkIndex: p.index(eth0), Gw: addr("2001:db8:1::3")},
 			}})
 		}},
 		{"v6 multipath and another", [2]string{"", "a"}, func(p *pod) {
 			p.add(netlink.Route{Dst: prefix("::/0"), MultiPath: []*netlink.NexthopInfo{
-				{LinkIndex: p.index(eth0), Gw: ip("2001:db8:1::1")}, {LinkIndex: p.index(eth0), Gw: ip("2001:db8:1::3"), Hops: 1},
+				{LinkIndex: p.index(eth0), Gw: addr("2001:db8:1::1")}, {LinkIndex: p.index(eth0), Gw: addr("2001:db8:1::3"), Hops: 1},
 			}})
-			p.add(netlink.Route{Gw: ip("2001:db8:2::3"), Dst: prefix("::/0"), Priority: 2000, MTU: 1400})
+			p.add(netlink.Route{Gw: addr("2001:db8:2::3"), Dst: prefix("::/0"), Priority: 2000, MTU: 1400})
 		}},
 		{"v6 link-local gateway, learned", [2]string{"", "a"}, func(p *pod) {
-			p.add(netlink.Route{Gw: ip("fe80::a"), LinkIndex: p.index(eth0), Dst: prefix("::/0"), Protocol: unix.RTPROT_RA, Expires: 900, Hoplimit: 64})
+			p.add(netlink.Route{Gw: addr("fe80::a"), LinkIndex: p.index(eth0), Dst: prefix("::/0"), Protocol: unix.RTPROT_RA, Expires: 900, Hoplimit: 64})
 		}},
 		{"v6 unreachable behind", [2]string{"", "a"}, func(p *pod) {
 			p.add(gw("1", 0))

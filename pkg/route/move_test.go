@@ -22,6 +22,7 @@ func TestMoveAndUndo(t *testing.T) {
 	for _, former := range formerCases() {
 		for name, moves := range moveCases() {
 			t.Run(former.name+"/move "+name, func(t *testing.T) {
+				t.Parallel()
 				p := newPod(t)
 				former.make(p)
 				p.wantVia(former.first)
@@ -54,7 +55,7 @@ func TestMoveAndUndo(t *testing.T) {
 func (p *pod) wantVia(want [2]string) {
 	p.t.Helper()
 	for i, far := range farAddresses() {
-		if got := p.via(far, want[i]); got != want[i] {
+		if got := p.via(far); got != want[i] {
 			p.t.Errorf("%s is answered by %q, want %q", far, got, want[i])
 		}
 	}
@@ -88,6 +89,7 @@ func TestUndoAfterInterruption(t *testing.T) {
 	for _, former := range formerCases() {
 		for _, move := range []Move{move4(), move6()} {
 			t.Run(fmt.Sprintf("%s/%s", former.name, move.Gateway), func(t *testing.T) {
+				t.Parallel()
 				p := newPod(t)
 				former.make(p)
 				before := p.routes(unix.AF_UNSPEC)
@@ -156,6 +158,7 @@ func TestUndoWithoutInterfaces(t *testing.T) {
 	for _, former := range formerCases() {
 		for _, gone := range [][]string{{net1}, {eth0}, {eth0, net1}} {
 			t.Run(fmt.Sprintf("%s/%v", former.name, gone), func(t *testing.T) {
+				t.Parallel()
 				p := newPod(t)
 				former.make(p)
 				moves := []Move{move4(), move6()}
