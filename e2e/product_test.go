@@ -39,7 +39,11 @@ func installProduct(ctx context.Context, w *world.World) error {
 	if err != nil {
 		return err
 	}
-	manifest = bytes.ReplaceAll(manifest, []byte("API_SERVER_ADDRESS"), []byte("https://"+world.PodAPIAddr+":"+world.APIPort))
+	unset, set := []byte("apiServers: []"), []byte(`apiServers: ["https://`+world.PodAPIAddr+":"+world.APIPort+`"]`)
+	if bytes.Count(manifest, unset) != 1 {
+		return fmt.Errorf("deployments/meta-cni.yaml: want %q in it once, to set the API server's address", unset)
+	}
+	manifest = bytes.Replace(manifest, unset, set, 1)
 	if err := scenario.Apply(ctx, w, "default", manifest); err != nil {
 		return err
 	}

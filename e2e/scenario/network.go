@@ -19,6 +19,7 @@ func networkCommands() map[string]command {
 		"addr":    {usage: "POD INTERFACE [VARIABLE]", min: 2, run: storeAddr},
 		"ping":    {usage: "POD ADDRESS|POD:INTERFACE [INTERFACE]", min: 2, run: ping},
 		"no-ping": {usage: "POD ADDRESS|POD:INTERFACE [INTERFACE]", min: 2, run: noPing},
+		"fetch":   {usage: "POD ADDRESS PORT REGEXP", min: 4, run: fetch},
 		"status":  {usage: "POD TEMPLATE REGEXP", min: 3, run: networkStatus},
 	}
 }
@@ -126,6 +127,17 @@ func noPing(ctx context.Context, c *call) error {
 			return fmt.Errorf("pod %s reaches %s", c.args[0], target)
 		}
 		return nil
+	})
+}
+
+// fetch waits until a TCP port, reached from the pod, sends a matching text.
+func fetch(ctx context.Context, c *call) error {
+	return world.Eventually(ctx, patience/3, func(ctx context.Context) error {
+		out, err := c.world.PodExec(ctx, c.namespace, c.args[0], "sh", "-c", `nc -w 2 "$0" "$1" </dev/null`, c.args[1], c.args[2])
+		if err != nil {
+			return err
+		}
+		return match(c.args[3], out, c.args[1]+":"+c.args[2])
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/meta-cni/meta-cni/e2e/world"
@@ -15,11 +16,14 @@ import (
 func nodeCommands() map[string]command {
 	return map[string]command{
 		"node-file":          {usage: "NODE PATH exists|missing|matches|lacks [REGEXP]", min: 3, run: nodeFile},
+		"node-count":         {usage: "NODE PATTERN NUMBER", min: 3, run: nodeCount},
 		"node-exec":          {usage: "NODE COMMAND...", min: 2, negate: true, run: nodeExec},
 		"write-node-file":    {usage: "NODE PATH FILE", min: 3, run: writeNodeFile},
 		"node-ready":         {usage: "NODE...", min: 1, run: nodeReady},
 		"clean":              {usage: "NODE...", min: 1, run: cleanNodes},
 		"restart-containerd": {usage: "NODE", min: 1, run: restartContainerd},
+		"freeze-containerd":  {usage: "NODE", min: 1, run: freezeContainerd},
+		"thaw-containerd":    {usage: "NODE", min: 1, run: thawContainerd},
 		"restart-kubelet":    {usage: "NODE", min: 1, run: restartKubelet},
 		"reboot":             {usage: "NODE", min: 1, run: reboot},
 	}
@@ -82,6 +86,25 @@ func judge(files []string, want, pattern string) error {
 	return fmt.Errorf("want %q is none of exists, missing, matches, lacks", want)
 }
 
+// nodeCount waits until as many files of a node match a glob pattern.
+func nodeCount(ctx context.Context, c *call) error {
+	n, err := c.node(c.args[0])
+	if err != nil {
+		return err
+	}
+	want, err := strconv.Atoi(c.args[2])
+	if err != nil {
+		return err
+	}
+	return world.Eventually(ctx, patience, func(context.Context) error {
+		files, err := filepath.Glob(n.Path(c.args[1]))
+		if err == nil && len(files) != want {
+			return fmt.Errorf("%d files match %s on %s, want %d: %v", len(files), c.args[1], n.Name, want, files)
+		}
+		return err
+	})
+}
+
 func nodeExec(ctx context.Context, c *call) error {
 	n, err := c.node(c.args[0])
 	if err != nil {
@@ -132,6 +155,14 @@ func cleanNodes(ctx context.Context, c *call) error {
 
 func restartContainerd(ctx context.Context, c *call) error {
 	return c.eachNode(c.args[:1], func(n *world.Node) error { return n.RestartContainerd(ctx) })
+}
+
+func freezeContainerd(_ context.Context, c *call) error {
+	return c.eachNode(c.args[:1], (*world.Node).FreezeContainerd)
+}
+
+func thawContainerd(_ context.Context, c *call) error {
+	return c.eachNode(c.args[:1], (*world.Node).ThawContainerd)
 }
 
 func restartKubelet(_ context.Context, c *call) error {

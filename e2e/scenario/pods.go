@@ -16,6 +16,7 @@ import (
 func podCommands() map[string]command {
 	return map[string]command{
 		"pod":       {usage: "NAME NODE [NETWORKS]", min: 2, run: makePod},
+		"pod-seen":  {usage: "NAME...", min: 1, run: podsSeen},
 		"pod-up":    {usage: "NAME...", min: 1, run: podsUp},
 		"pod-gone":  {usage: "NAME...", min: 1, run: podsGone},
 		"pod-stuck": {usage: "NAME REGEXP", min: 2, run: podStuck},
@@ -56,6 +57,23 @@ func makePod(ctx context.Context, c *call) error {
 	}
 	_, err := c.world.Client().CoreV1().Pods(c.namespace).Create(ctx, pod, metav1.CreateOptions{})
 	return err
+}
+
+// podsSeen waits until the node's kubelet has the pod and has begun to run it.
+func podsSeen(ctx context.Context, c *call) error {
+	for _, name := range c.args {
+		err := world.Eventually(ctx, patience, func(ctx context.Context) error {
+			pod, err := c.getPod(ctx, name)
+			if err == nil && pod.Status.StartTime == nil {
+				return fmt.Errorf("the kubelet of %s has not seen pod %s", pod.Spec.NodeName, name)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // podsUp waits until the pods are ready and a command runs in each of them:

@@ -152,7 +152,7 @@ func (st *story) heal(ctx context.Context) error {
 		st.apiDown = false
 	}
 	for _, n := range st.world.Nodes {
-		errs = append(errs, st.world.HealAPI(ctx, n), releaseAll(n))
+		errs = append(errs, n.ThawContainerd(), st.world.HealAPI(ctx, n), releaseAll(n))
 	}
 	return errors.Join(errs...)
 }

@@ -254,6 +254,12 @@ func (n *Node) RestartContainerd(ctx context.Context) error {
 	return n.startContainerd(ctx)
 }
 
+// FreezeContainerd stops containerd as it stands: callers wait for answers.
+func (n *Node) FreezeContainerd() error { return n.containerd.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// ThawContainerd lets a frozen containerd go on.
+func (n *Node) ThawContainerd() error { return n.containerd.cmd.Process.Signal(syscall.SIGCONT) }
+
 // RestartKubelet ends the kubelet and starts it again; pods go on running.
 func (n *Node) RestartKubelet() error {
 	if err := n.kubelet.stop(syscall.SIGTERM, 10*time.Second); err != nil {
@@ -272,18 +278,7 @@ func (n *Node) Reboot(ctx context.Context) error {
 	for _, p := range []*process{n.init, n.containerd, n.kubelet} {
 		<-p.done
 	}
-	if err := ipAll(ctx, "netns delete "+n.netns); err != nil {
-		return fmt.Errorf("reboot %s: %w", n.Name, err)
-	}
-	// The kernel takes a dead namespace's links down in its own time; the
-	// switch's end of the cable bears the name that is needed again.
-	err := Eventually(ctx, 10*time.Second, func(ctx context.Context) error {
-		if ipAll(ctx, "-n "+controlNetns+" link show "+n.Name) == nil {
-			return errors.New("its cable is still plugged in")
-		}
-		return nil
-	})
-	if err != nil {
+	if err := n.unplug(ctx); err != nil {
 		return fmt.Errorf("reboot %s: %w", n.Name, err)
 	}
 	if err := n.boot(ctx); err != nil {
