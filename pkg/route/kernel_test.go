@@ -204,6 +204,13 @@ func formerCases4() []formers {
 		{"v4 of the new interface", [2]string{"b"}, func(p *pod) {
 			p.add(netlink.Route{Gw: addr("10.2.0.1"), Dst: prefix("0.0.0.0/0"), LinkIndex: p.index(net1)})
 		}},
+		{"v4 next hop object", [2]string{"a"}, func(p *pod) {
+			nexthop := &netlink.Nexthop{ID: 5, OIF: uint32(p.index(eth0)), Gateway: addr("10.1.0.1")}
+			if err := p.Netlink().NexthopAdd(nexthop); err != nil {
+				p.t.Fatal(err)
+			}
+			p.add(netlink.Route{Dst: prefix("0.0.0.0/0"), NHID: 5, Family: unix.AF_INET})
+		}},
 		{"v4 blackhole behind, type of service", [2]string{"a"}, func(p *pod) {
 			p.add(netlink.Route{Dst: prefix("0.0.0.0/0"), Type: unix.RTN_BLACKHOLE, Priority: 5000})
 			p.add(gw(p, "1", 0))

@@ -31,6 +31,8 @@ type Default struct {
 	// Message is the kernel's RTM_NEWROUTE message (struct rtmsg and
 	// attributes) without what can't be sent back to it: states and counters.
 	Message []byte `json:"message"`
+	// Devices are the indexes of the interfaces that it leads through.
+	Devices []int `json:"devices,omitempty"`
 	// Expires is the lifetime in seconds that was left when it was read, of a
 	// route learned from a router's advertisement; 0 is for ever.
 	Expires uint32 `json:"expires,omitempty"`
@@ -58,15 +60,30 @@ func parseMessage(raw []byte) (message, error) {
 	if len(raw) < unix.SizeofRtMsg {
 		return message{}, fmt.Errorf("route message of %d bytes is too short", len(raw))
 	}
-	attrs, err := nl.ParseRouteAttr(raw[unix.SizeofRtMsg:])
+	attrs, err := parseAttrs(raw[unix.SizeofRtMsg:])
 	if err != nil {
 		return message{}, fmt.Errorf("route message: %w", err)
 	}
-	m := message{header: *nl.DeserializeRtMsg(bytes.Clone(raw[:unix.SizeofRtMsg]))}
-	for _, a := range attrs {
-		m.attrs = append(m.attrs, attr{kind: a.Attr.Type & attrTypeMask, value: a.Value})
+	header := nl.DeserializeRtMsg(bytes.Clone(raw[:unix.SizeofRtMsg]))
+	return message{header: *header, attrs: attrs}, nil
+}
+
+// parseAttrs exists because the library's own panics on a length that is not
+// a multiple of four at the very end.
+func parseAttrs(raw []byte) ([]attr, error) {
+	var attrs []attr
+	for len(raw) > 0 {
+		if len(raw) < unix.SizeofRtAttr {
+			return nil, fmt.Errorf("%d bytes are left after the last attribute", len(raw))
+		}
+		size := int(nl.NativeEndian().Uint16(raw))
+		if size < unix.SizeofRtAttr || size > len(raw) {
+			return nil, fmt.Errorf("an attribute claims %d of %d bytes", size, len(raw))
+		}
+		attrs = append(attrs, attr{kind: nl.NativeEndian().Uint16(raw[2:]) & attrTypeMask, value: raw[unix.SizeofRtAttr:size]})
+		raw = raw[min((size+3)&^3, len(raw)):]
 	}
-	return m, nil
+	return attrs, nil
 }
 
 func (m message) serialize() []byte {
@@ -178,12 +195,8 @@ func (m message) hops() []hop {
 			break
 		}
 		next := hop{device: int(nl.NativeEndian().Uint32(multi[4:]))}
-		if attrs, err := nl.ParseRouteAttr(multi[unix.SizeofRtNexthop:size]); err == nil {
-			for _, a := range attrs {
-				if a.Attr.Type&attrTypeMask == unix.RTA_GATEWAY {
-					next.gateway = address(a.Value)
-				}
-			}
+		if attrs, err := parseAttrs(multi[unix.SizeofRtNexthop:size]); err == nil {
+			next.gateway = address(message{attrs: attrs}.get(unix.RTA_GATEWAY))
 		}
 		hops = append(hops, next)
 		multi = multi[size:]
@@ -200,6 +213,11 @@ func address(value []byte) netip.Addr {
 // interfaces' by index.
 func newDefault(m message, names map[int]string) Default {
 	d := Default{Message: m.canonical().serialize(), Text: describe(m, names)}
+	for _, next := range m.hops() {
+		if next.device != 0 {
+			d.Devices = append(d.Devices, next.device)
+		}
+	}
 	if info := m.get(unix.RTA_CACHEINFO); len(info) >= 12 {
 		// struct rta_cacheinfo: clntref, lastuse, expires, ...
 		if expires := int32(nl.NativeEndian().Uint32(info[8:])); expires > 0 {

@@ -57,6 +57,20 @@ func (f Former) of(family uint8) []Default {
 	return slices.DeleteFunc(slices.Clone(f.Routes), func(d Default) bool { return d.family() != family })
 }
 
+// validate refuses what Read can't have written.
+func (f Former) validate() error {
+	for i, route := range f.Routes {
+		m, err := parseMessage(route.Message)
+		if err == nil && !(m.isDefault() && (m.header.Family == unix.AF_INET || m.header.Family == unix.AF_INET6)) {
+			err = errors.New("it is no default route")
+		}
+		if err != nil {
+			return fmt.Errorf("former default route %d (%q): %w", i, route.Text, err)
+		}
+	}
+	return nil
+}
+
 // Read checks that the moves are possible and returns the default routes that
 // they will replace. It changes nothing. The caller keeps the answer where a
 // crash can't take it before it calls Apply.
@@ -79,7 +93,7 @@ func Read(ctx context.Context, h *netns.Handle, moves []Move) (Former, error) {
 // former best one, then the others are removed. former is what Read returned.
 // After an error, or an end in the middle, Undo restores.
 func Apply(ctx context.Context, h *netns.Handle, moves []Move, former Former) error {
-	if err := checkMoves(ctx, h, moves); err != nil {
+	if err := errors.Join(former.validate(), checkMoves(ctx, h, moves)); err != nil {
 		return err
 	}
 	for _, move := range moves {
@@ -122,6 +136,9 @@ func Check(ctx context.Context, h *netns.Handle, moves []Move) error {
 // through an interface that no longer exists is left out: nothing can go
 // there. All that can be restored is, also when a part fails.
 func Undo(ctx context.Context, h *netns.Handle, moves []Move, former Former) error {
+	if err := former.validate(); err != nil {
+		return err
+	}
 	var errs []error
 	for _, move := range moves {
 		steps, err := planUndo(ctx, h, move, former)

@@ -111,9 +111,9 @@ func planUndo(ctx context.Context, h *netns.Handle, move Move, former Former) ([
 		return nil, err
 	}
 	before := slices.DeleteFunc(former.of(move.family()), func(d Default) bool {
-		return slices.ContainsFunc(d.parsed().hops(), func(next hop) bool {
-			_, exists := names[next.device]
-			return next.device != 0 && !exists
+		return slices.ContainsFunc(d.Devices, func(device int) bool {
+			_, exists := names[device]
+			return !exists
 		})
 	})
 	return undoSteps(move, before, current, deviceIndex(names, move.IfName)), nil
