@@ -160,16 +160,19 @@ func (g *Generator) Sync() error {
 func (g *Generator) Run(ctx context.Context) error {
 	w := newWatch(g.opts.Dir, g.log)
 	defer w.close()
-	for {
-		watched := w.ensure(g.chainedDir())
+	for ctx.Err() == nil {
+		sub := g.chainedDir()
+		watched := w.ensure(sub)
 		wait := g.look(time.Now())
-		if !watched {
+		switch {
+		case g.chainedDir() != sub:
+			continue // watch the new one before reading it
+		case !watched:
 			wait = min(wait, g.opts.RetryInterval)
 		}
-		if !w.next(ctx, wait) {
-			return nil
-		}
+		w.next(ctx, wait)
 	}
+	return nil
 }
 
 // chainedDir is the sub-folder whose plugins may belong to the primary.

@@ -374,9 +374,7 @@ func TestFightBacksOff(t *testing.T) {
 	if took := time.Since(start); took < 500*time.Millisecond {
 		t.Errorf("put back after %s already", took)
 	}
-	if err := n.gen.Ready(); err != nil {
-		t.Error(err)
-	}
+	n.eventually("ready", func() bool { return n.gen.Ready() == nil })
 }
 
 func TestFightTimes(t *testing.T) {

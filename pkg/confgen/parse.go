@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
 )
@@ -63,9 +64,42 @@ func parse(f File) (network, error) {
 	}
 	n := network{name: name, capabilities: map[string]bool{}, config: f.Data}
 	if filepath.Ext(f.Name) != extList {
-		return n, n.addSingle(obj)
+		err = n.addSingle(obj)
+	} else {
+		err = n.addList(obj, f.Chained)
 	}
-	return n, n.addList(obj, f.Chained)
+	if err != nil {
+		return network{}, err
+	}
+	if err := n.checkLoaded(f.Name); err != nil {
+		return network{}, err
+	}
+	return n, nil
+}
+
+// checkLoaded asks libcni, by which it will be run; it must come to the same
+// name and types.
+func (n *network) checkLoaded(file string) error {
+	var name string
+	var plugins []*libcni.PluginConfig
+	if filepath.Ext(file) == extList {
+		list, err := libcni.NetworkConfFromBytes(n.config)
+		if err != nil {
+			return fmt.Errorf("libcni doesn't load it: %w", err)
+		}
+		name, plugins = list.Name, list.Plugins
+	} else {
+		plugin, err := libcni.NetworkPluginConfFromBytes(n.config)
+		if err != nil {
+			return fmt.Errorf("libcni doesn't load it: %w", err)
+		}
+		name, plugins = plugin.Network.Name, []*libcni.PluginConfig{plugin}
+	}
+	same := slices.EqualFunc(n.types, plugins, func(kind string, p *libcni.PluginConfig) bool { return kind == p.Network.Type })
+	if name != n.name || !same {
+		return fmt.Errorf("libcni reads name %q from it, not %q, or other types", name, n.name)
+	}
+	return nil
 }
 
 func decodeObject(data []byte) (object, error) {
@@ -79,7 +113,20 @@ func decodeObject(data []byte) (object, error) {
 	if obj == nil {
 		return nil, fmt.Errorf("not a JSON object")
 	}
-	return obj, nil
+	return obj, obj.checkCase()
+}
+
+// checkCase refuses a second spelling of the keys that decide what runs: some
+// readers, libcni among them, take "Type" for "type".
+func (o object) checkCase() error {
+	for key := range o {
+		for _, known := range []string{"name", "type", "cniVersion", "cniVersions", "plugins", "capabilities", "loadOnlyInlinedPlugins"} {
+			if key != known && strings.EqualFold(key, known) {
+				return fmt.Errorf("key %q must be written %q", key, known)
+			}
+		}
+	}
+	return nil
 }
 
 func (o object) text(key string) (string, error) {

@@ -95,9 +95,8 @@ func (w *watch) complain(text string, err error) {
 	}
 }
 
-// next waits for a change, at most as long as given; false when the context
-// has ended.
-func (w *watch) next(ctx context.Context, wait time.Duration) bool {
+// next waits for a change, at most as long as given or until the context ends.
+func (w *watch) next(ctx context.Context, wait time.Duration) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	var events chan fsnotify.Event
@@ -109,9 +108,9 @@ func (w *watch) next(ctx context.Context, wait time.Duration) bool {
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return
 		case <-timer.C:
-			return true
+			return
 		case e := <-events:
 			if !w.concerns(e) || hurried {
 				continue

@@ -1,0 +1,76 @@
+package confgen
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestChainedPluginsAreWatched(t *testing.T) {
+	n := newNode(t, nil)
+	n.put("10-k.conflist", `{"cniVersion": "1.0.0", "name": "k", "plugins": [{"type": "ptp"}]}`)
+	n.run().awaitPrimary("10-k.conflist")
+	uses := func(plugin string) func() bool {
+		return func() bool {
+			got, err := n.gen.Primary()
+			return err == nil && strings.Contains(string(got.Config), plugin)
+		}
+	}
+	n.put("k/10-a.conf", `{"type": "tuning"}`)
+	n.eventually("new sub-folder", uses("tuning"))
+	n.put("k/10-a.conf", `{"type": "sbr"}`)
+	n.eventually("changed plugin", uses("sbr"))
+	must(t, os.RemoveAll(n.path("k")))
+	n.put("k/10-a.conf", `{"type": "vrf"}`)
+	n.eventually("sub-folder made again", uses("vrf"))
+	n.put("k/20-b.conf", `{"type": "firewall"`)
+	time.Sleep(20 * quiet) // the half-written one must not be taken
+	if !uses("vrf")() || uses("firewall")() {
+		t.Error("a half-written plugin was taken")
+	}
+}
+
+// Without inotify the interval alone drives the looks.
+func TestWithoutFileEvents(t *testing.T) {
+	w := &watch{dir: t.TempDir(), log: slog.New(slog.DiscardHandler), seen: map[string]os.FileInfo{}}
+	defer w.close()
+	if w.ensure("") {
+		t.Error("says that all is watched")
+	}
+	start := time.Now()
+	w.next(context.Background(), 20*time.Millisecond)
+	if took := time.Since(start); took < 20*time.Millisecond {
+		t.Errorf("waited %s", took)
+	}
+}
+
+func TestFolderAppearsLater(t *testing.T) {
+	n := newNode(t, nil)
+	must(t, os.Remove(n.dir))
+	must(t, os.Remove(filepath.Dir(n.dir)))
+	n.run().eventually("not ready", func() bool { return strings.Contains(n.gen.Ready().Error(), "no such file") })
+	n.put("10-a.conf", confA)
+	n.awaitPrimary("10-a.conf")
+}
+
+// TestLatency: a change is in use well before the next poll.
+func TestLatency(t *testing.T) {
+	n := newNode(t, func(o *Options) { o.RetryInterval, o.SlowInterval = time.Minute, time.Minute })
+	n.put("10-a.conf", confA)
+	n.run().awaitPrimary("10-a.conf")
+	start := time.Now()
+	n.put("10-a.conf", confB)
+	n.eventually("changed", func() bool {
+		got, err := n.gen.Primary()
+		return err == nil && string(got.Config) == confB
+	})
+	took := time.Since(start)
+	t.Logf("a changed primary was in use after %s", took)
+	if took > 5*time.Second {
+		t.Errorf("after %s only", took)
+	}
+}
