@@ -13,10 +13,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/meta-cni/meta-cni/pkg/netns"
-	"github.com/meta-cni/meta-cni/pkg/testnet"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/meta-cni/meta-cni/pkg/netns"
+	"github.com/meta-cni/meta-cni/pkg/testnet"
 )
 
 func TestOpenRefuses(t *testing.T) {

@@ -11,9 +11,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/meta-cni/meta-cni/pkg/testnet"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/meta-cni/meta-cni/pkg/testnet"
 )
 
 // The pod has eth0 to gateway a and net1 to gateway b. Both gateways own the

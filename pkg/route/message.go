@@ -2,14 +2,12 @@ package route
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
-	"github.com/meta-cni/meta-cni/pkg/netns"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -288,35 +286,6 @@ func bestOf(routes []Default) (Default, bool) {
 		return Default{}, false
 	}
 	return slices.MinFunc(routes, func(a, b Default) int { return int(int64(a.metric()) - int64(b.metric())) }), true
-}
-
-// readDefaults reads the main table's default routes of one family. A dump
-// that the kernel interrupts is repeated, and an error in the end.
-func readDefaults(ctx context.Context, h *netns.Handle, family uint8) ([]Default, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("read default routes: %w", err)
-	}
-	names, err := linkNames(h)
-	if err != nil {
-		return nil, err
-	}
-	req := h.Request(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
-	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Table: unix.RT_TABLE_MAIN}})
-	dump, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("read default routes: %w", err)
-	}
-	var routes []Default
-	for _, raw := range dump {
-		m, err := parseMessage(raw)
-		if err != nil {
-			return nil, fmt.Errorf("read default routes: %w", err)
-		}
-		if m.header.Family == family && m.isDefault() {
-			routes = append(routes, newDefault(m, names))
-		}
-	}
-	return routes, nil
 }
 
 // ourMessage describes the route that Apply makes.

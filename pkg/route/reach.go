@@ -7,9 +7,10 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/meta-cni/meta-cni/pkg/netns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/meta-cni/meta-cni/pkg/netns"
 )
 
 // ErrUnreachable says that a gateway is not on the network of the interface

@@ -20,8 +20,9 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/meta-cni/meta-cni/pkg/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/meta-cni/meta-cni/pkg/netns"
 )
 
 // Protocol is the route protocol (rtm_protocol) of the default routes that
@@ -61,7 +62,8 @@ func (f Former) of(family uint8) []Default {
 func (f Former) validate() error {
 	for i, route := range f.Routes {
 		m, err := parseMessage(route.Message)
-		if err == nil && !(m.isDefault() && (m.header.Family == unix.AF_INET || m.header.Family == unix.AF_INET6)) {
+		known := m.header.Family == unix.AF_INET || m.header.Family == unix.AF_INET6
+		if err == nil && (!known || !m.isDefault()) {
 			err = errors.New("it is no default route")
 		}
 		if err != nil {

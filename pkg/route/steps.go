@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meta-cni/meta-cni/pkg/failpoint"
 	"github.com/meta-cni/meta-cni/pkg/netns"
-	"golang.org/x/sys/unix"
 )
 
 // defaultMetric6 is what IPv6 routes have that name none, and what the kernel

@@ -19,9 +19,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/meta-cni/meta-cni/pkg/netns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/meta-cni/meta-cni/pkg/netns"
 )
 
 const (
