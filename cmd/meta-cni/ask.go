@@ -18,17 +18,14 @@ func (p plugin) ask(req *wire.Request, c conf) (*wire.Reply, *wire.Error) {
 	case "DEL":
 		return p.askDel(req, c)
 	case "STATUS":
-		ctx, cancel := context.WithTimeout(context.Background(), p.budgets.status)
-		defer cancel()
-		reply, err := wire.Do(ctx, p.socket(c), req)
+		by := time.Now().Add(p.budgets.status)
+		reply, err := wire.Client{Socket: p.socket(c), AcceptBy: by, AnswerBy: by}.Do(context.Background(), req)
 		if err != nil {
 			return nil, unanswered(wire.CodeNotAvailable, req, err)
 		}
 		return reply, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), p.budgets.add)
-	defer cancel()
-	reply, err := askDaemon(ctx, p.socket(c), req, p.budgets.taken)
+	reply, err := askDaemon(p.socket(c), req, p.budgets.taken, p.budgets.add)
 	if err != nil {
 		return nil, unanswered(wire.CodeTryAgainLater, req, err)
 	}
@@ -39,9 +36,7 @@ func (p plugin) ask(req *wire.Request, c conf) (*wire.Reply, *wire.Error) {
 // answer. A call back from one of the daemon's own delegates is not put there:
 // the daemon's journal has the attachment and repeats its DEL.
 func (p plugin) askDel(req *wire.Request, c conf) (*wire.Reply, *wire.Error) {
-	ctx, cancel := context.WithTimeout(context.Background(), p.budgets.del)
-	defer cancel()
-	reply, err := askDaemon(ctx, p.socket(c), req, p.budgets.takenDel)
+	reply, err := askDaemon(p.socket(c), req, p.budgets.takenDel, p.budgets.del)
 	if err == nil {
 		return reply, nil
 	}
@@ -59,10 +54,11 @@ func (p plugin) askDel(req *wire.Request, c conf) (*wire.Reply, *wire.Error) {
 
 // askDaemon repeats the request until the daemon takes it, for as long as
 // nobody is there, as in a restart.
-func askDaemon(ctx context.Context, socket string, req *wire.Request, wait time.Duration) (*wire.Reply, error) {
-	client := wire.Client{Socket: socket, AcceptBy: time.Now().Add(wait)}
+func askDaemon(socket string, req *wire.Request, taken, answered time.Duration) (*wire.Reply, error) {
+	now := time.Now()
+	client := wire.Client{Socket: socket, AcceptBy: now.Add(taken), AnswerBy: now.Add(answered)}
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
-		reply, err := client.Do(ctx, req)
+		reply, err := client.Do(context.Background(), req)
 		if !errors.Is(err, wire.ErrNoDaemon) || time.Now().Add(pause).After(client.AcceptBy) {
 			return reply, err
 		}

@@ -27,7 +27,7 @@ func fakeOneshot(how string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
-	fmt.Fprint(os.Stderr, "log line")
+	fmt.Fprintln(os.Stderr, "log line")
 	reply := &wire.Reply{Version: 1}
 	switch how {
 	case "echo":
@@ -76,7 +76,7 @@ func TestThinMode(t *testing.T) {
 			if err := json.Unmarshal([]byte(o.stdout), &got); err != nil || got.Command != "ADD" || got.Plugin != "meta-cni" || o.code != 0 {
 				t.Errorf("exit %d, %v, %+v", o.code, err, got)
 			}
-			if o.stderr != "log line" {
+			if o.stderr != "log line\n" {
 				t.Errorf("standard error %q", o.stderr)
 			}
 		}},

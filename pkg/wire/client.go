@@ -15,15 +15,15 @@ import (
 // from one that works.
 const AcceptWait = 5 * time.Second
 
-// maxSocketPath is what fits sockaddr_un with its final zero (unix(7)).
-const maxSocketPath = 107
-
 // Client asks the daemon at Socket.
 type Client struct {
 	Socket string
 	// AcceptBy is when the daemon must have taken the request; when zero,
 	// AcceptWait from the call of Do.
 	AcceptBy time.Time
+	// AnswerBy is when the reply must be there; when zero, ctx alone decides.
+	// Unlike a context's, this deadline starts no timer and with it no poller.
+	AnswerBy time.Time
 }
 
 // Do is Client.Do with AcceptWait.
@@ -43,17 +43,14 @@ func (cl Client) Do(ctx context.Context, req *Request) (*Reply, error) {
 	if cl.AcceptBy.IsZero() {
 		cl.AcceptBy = time.Now().Add(AcceptWait)
 	}
-	taking, cancel := context.WithDeadline(ctx, cl.AcceptBy)
-	defer cancel()
-	c, err := connect(taking, cl.Socket)
+	if at, ok := ctx.Deadline(); ok {
+		cl.AnswerBy = earlier(cl.AnswerBy, at)
+	}
+	c, err := connect(ctx, earlier(cl.AnswerBy, cl.AcceptBy), cl.Socket)
 	if err != nil {
 		return nil, cl.failed(err, "connect", ErrNoDaemon)
 	}
-	defer c.Close() //nolint:errcheck // nothing was buffered
-	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
-	if err := setDeadline(taking, c); err != nil {
-		return nil, cl.failed(err, "send the request", ErrNoDaemon)
-	}
+	defer c.close()
 	if _, err := c.Write(frame); err != nil && !peerClosed(err) {
 		return nil, cl.failed(err, "send the request", ErrNoDaemon)
 	}
@@ -64,13 +61,19 @@ func (cl Client) Do(ctx context.Context, req *Request) (*Reply, error) {
 	if len(payload) > 0 { // a refusal comes without the empty frame that takes a request
 		return cl.reply(payload)
 	}
-	if err := setDeadline(ctx, c); err != nil {
-		return nil, cl.failed(err, "wait for the answer", ErrInterrupted)
-	}
+	c.until = cl.AnswerBy
 	if payload, err = readPayload(c); err != nil {
 		return nil, cl.failed(err, "wait for the answer", ErrInterrupted)
 	}
 	return cl.reply(payload)
+}
+
+// earlier is the earlier of two deadlines; the zero time is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func (cl Client) reply(payload []byte) (*Reply, error) {
@@ -92,55 +95,6 @@ func (cl Client) failed(err error, doing string, closed error) error {
 		kind = ErrTimeout
 	}
 	return fmt.Errorf("socket %s: uid %d: %w: %s: %w", cl.Socket, os.Geteuid(), kind, doing, err)
-}
-
-// setDeadline lets c end with ctx; the error is that it ended already.
-func setDeadline(ctx context.Context, c *os.File) error {
-	at, _ := ctx.Deadline() // else the zero time: none
-	if err := c.SetDeadline(at); err != nil {
-		return err
-	}
-	return ctx.Err() // it may have ended before the deadline replaced that of AfterFunc
-}
-
-// connect opens a stream to the socket at path without the net package, whose
-// start-up and size the plugin would pay on each call.
-func connect(ctx context.Context, path string) (*os.File, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("path of %d bytes, the kernel takes %d: %w", len(path), maxSocketPath, syscall.ENAMETOOLONG)
-	}
-	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("socket: %w", err)
-	}
-	for {
-		err = syscall.Connect(fd, &syscall.SockaddrUnix{Name: path})
-		if err == nil {
-			return os.NewFile(uintptr(fd), path), nil
-		}
-		if !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EINTR) {
-			break
-		}
-		// EAGAIN: the backlog is full (connect(2), unix domain sockets); no
-		// event tells when it is not.
-		if err = sleep(ctx, 5*time.Millisecond); err != nil {
-			break
-		}
-	}
-	_ = syscall.Close(fd)
-	return nil, err
-}
-
-// sleep waits d, or returns why ctx ended first.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // peerClosed says that the server closed while we wrote; it may have left a

@@ -174,5 +174,12 @@ func (b *backOff) reset() { b.next = 0 }
 
 func (b *backOff) wait(ctx context.Context) error {
 	b.next = min(max(2*b.next, 5*time.Millisecond), time.Second)
-	return sleep(ctx, b.next)
+	t := time.NewTimer(b.next)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
