@@ -233,7 +233,7 @@ func TestDaemonThatEndsMeanwhile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer l.Close() //nolint:errcheck // a test's peer
+			defer l.Close()
 			go func() {
 				c, err := l.Accept()
 				if err != nil {

@@ -28,7 +28,7 @@ func TestProgramIsSmallAndStatic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	libraries, err := f.ImportedLibraries()
 	if err != nil || len(libraries) > 0 {
 		t.Error("needs", libraries, err)

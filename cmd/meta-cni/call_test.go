@@ -51,13 +51,22 @@ func TestAnswersPassUnchanged(t *testing.T) {
 	}{
 		{"result", "ADD", wire.Reply{Result: json.RawMessage(result)}, result + "\n", 0},
 		{"nothing", "DEL", wire.Reply{}, "", 0},
-		{"try again", "ADD", wire.Reply{Error: &wire.Error{CNIVersion: "1.0.0", Code: 11, Msg: "m", Details: "d"}},
-			`{"cniVersion":"1.0.0","code":11,"msg":"m","details":"d"}` + "\n", 1},
-		{"not available", "STATUS", wire.Reply{Error: &wire.Error{CNIVersion: "1.1.0", Code: 50, Msg: "m"}},
-			`{"cniVersion":"1.1.0","code":50,"msg":"m"}` + "\n", 1},
+		{
+			"try again", "ADD",
+			wire.Reply{Error: &wire.Error{CNIVersion: "1.0.0", Code: 11, Msg: "m", Details: "d"}},
+			`{"cniVersion":"1.0.0","code":11,"msg":"m","details":"d"}` + "\n", 1,
+		},
+		{
+			"not available", "STATUS",
+			wire.Reply{Error: &wire.Error{CNIVersion: "1.1.0", Code: 50, Msg: "m"}},
+			`{"cniVersion":"1.1.0","code":50,"msg":"m"}` + "\n", 1,
+		},
 		{"limited", "STATUS", wire.Reply{Error: &wire.Error{Code: 51, Msg: "m"}}, `{"cniVersion":"1.1.0","code":51,"msg":"m"}` + "\n", 1},
-		{"a delegate's own code in DEL", "DEL", wire.Reply{Error: &wire.Error{Code: 117, Msg: "m"}},
-			`{"cniVersion":"1.1.0","code":117,"msg":"m"}` + "\n", 1},
+		{
+			"a delegate's own code in DEL", "DEL",
+			wire.Reply{Error: &wire.Error{Code: 117, Msg: "m"}},
+			`{"cniVersion":"1.1.0","code":117,"msg":"m"}` + "\n", 1,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)

@@ -26,7 +26,7 @@ func TestDoTellsFailuresApart(t *testing.T) {
 				if err != nil {
 					return
 				}
-				defer c.Close() //nolint:errcheck // a test's peer
+				defer c.Close()
 				if ReadFrame(c, new(Request)) == nil {
 					then(c)
 				}
@@ -86,7 +86,7 @@ func TestAcceptByEndsOnlyTheTaking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // a test's peer
+	defer l.Close()
 	// Nobody accepts: it connects all the same, as to a stopped daemon.
 	begin := time.Now()
 	_, err = Client{Socket: socket, AcceptBy: begin.Add(100 * time.Millisecond)}.Do(context.Background(), add("c1"))

@@ -56,7 +56,7 @@ func (l lanes) of(req *Request) chan struct{} {
 // serve handles one connection. crowded shortens the time to send the request,
 // so that idle connections don't keep those out that have something to say.
 func (s *Server) serve(work context.Context, conn net.Conn, l lanes, crowded bool) {
-	defer conn.Close() //nolint:errcheck // the peer's loss is seen by write
+	defer conn.Close()
 	uid, err := peerUID(conn)
 	if err != nil || uid != s.UID {
 		s.Log.Warn("refused a plugin that is not the permitted user", "uid", uid, "permitted", s.UID, "error", err)
@@ -156,7 +156,7 @@ func watch(conn net.Conn, cancel context.CancelCauseFunc) {
 // answer sends the one reply of a connection.
 type answer struct {
 	conn net.Conn
-	ctx  context.Context //nolint:containedctx // of this one request
+	ctx  context.Context // of this one request
 	sent atomic.Bool
 }
 

@@ -9,6 +9,15 @@ import (
 	"io"
 )
 
+// On a connection the plugin sends one frame, the request. The server sends an
+// empty frame when it takes the request, before anything is done, and then the
+// reply; a refusal (busy, other protocol) is a reply without the empty frame.
+// So a plugin that sees the connection end knows whether work was begun, and a
+// daemon that hangs is told from one that works for long. The plugin sends
+// nothing more; when it closes, the work is cancelled. "meta-cnid oneshot" has
+// the request on standard input and the reply on standard output, with no
+// empty frame.
+
 // MaxFrame is the largest message in bytes, without its 4 bytes of length.
 const MaxFrame = 1 << 20
 

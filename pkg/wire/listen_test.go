@@ -89,7 +89,7 @@ func TestListenLeavesASharedFolderAsItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // a test's listener
+	defer l.Close()
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o755 {
 		t.Error(info.Mode(), err)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -13,14 +12,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // syncBuffer is a log that a test may read while it is written.
 type syncBuffer struct {
@@ -321,196 +315,4 @@ func TestServerRefusesWhatIsNoRequest(t *testing.T) {
 	if err != nil || reply.Error == nil || reply.Error.Code != CodeTryAgainLater {
 		t.Errorf("a later protocol: %+v, %v", reply, err)
 	}
-}
-
-// scarce is a listener that has no file descriptor left for a while.
-type scarce struct {
-	net.Listener
-	left int
-}
-
-func (s *scarce) Accept() (net.Conn, error) {
-	if s.left > 0 {
-		s.left--
-		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
-	}
-	return s.Listener.Accept()
-}
-
-func TestServerOutlivesEMFILE(t *testing.T) {
-	socket := socketPath(t)
-	l, err := Listen(socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	begin := time.Now()
-	r := startOn(t, &Server{Handler: HandlerFunc(echo)}, socket, &scarce{l, 4})
-	if _, err := Do(within(t), r.socket, add("c1")); err != nil {
-		t.Fatal(err)
-	}
-	if passed := time.Since(begin); passed < (5+10+20+40)*time.Millisecond {
-		t.Errorf("answered after %s: it did not back off", passed)
-	}
-	if !strings.Contains(r.log.String(), "LimitNOFILE") {
-		t.Error(r.log)
-	}
-}
-
-func TestServeReportsAListenerThatBroke(t *testing.T) {
-	broken := errors.New("broken")
-	err := (&Server{Log: slog.New(slog.DiscardHandler)}).Serve(context.Background(), failing{broken})
-	if !errors.Is(err, broken) {
-		t.Errorf("got %v", err)
-	}
-}
-
-type failing struct{ err error }
-
-func (f failing) Accept() (net.Conn, error) { return nil, f.err }
-func (failing) Close() error                { return nil }
-func (failing) Addr() net.Addr              { return &net.UnixAddr{} }
-
-func TestShutdownWaitsForWhatRuns(t *testing.T) {
-	begun, release := make(chan struct{}), make(chan struct{})
-	r := start(t, &Server{Handler: HandlerFunc(func(ctx context.Context, _ *Request, reply func(*Reply) error) {
-		close(begun)
-		<-release
-		if ctx.Err() != nil {
-			panic("cancelled")
-		}
-		_ = reply(&Reply{Result: json.RawMessage(`{"done":true}`)})
-	})})
-	results := make(chan string, 1)
-	go func() {
-		reply, err := Do(within(t), r.socket, add("c1"))
-		if err != nil {
-			results <- err.Error()
-			return
-		}
-		results <- string(reply.Result)
-	}()
-	<-begun
-	late := dialRaw(t, r.socket, nil) // connected, nothing sent
-	stopped := make(chan error, 1)
-	go func() { stopped <- r.Shutdown(within(t)) }()
-	for !r.isClosing() {
-		time.Sleep(time.Millisecond)
-	}
-	if _, err := Do(within(t), r.socket, add("c2")); !errors.Is(err, ErrNoDaemon) {
-		t.Errorf("a request after the stop: %v", err)
-	}
-	select {
-	case err := <-stopped:
-		t.Error("did not wait:", err)
-	default:
-	}
-	_ = late.Close()
-	close(release)
-	if got := <-results; got != `{"done":true}` {
-		t.Error(got)
-	}
-	if err := <-stopped; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestShutdownOutOfTimeCancels(t *testing.T) {
-	begun, causes := make(chan struct{}), make(chan error, 1)
-	r := start(t, &Server{Handler: HandlerFunc(func(ctx context.Context, _ *Request, _ func(*Reply) error) {
-		close(begun)
-		<-ctx.Done()
-		causes <- context.Cause(ctx)
-		// It dies without an answer here, as a process that ends does.
-		panic("ended")
-	})})
-	asked := make(chan struct{})
-	go func() { defer close(asked); _, _ = Do(within(t), r.socket, add("c1")) }()
-	<-begun
-	now, cancel := context.WithCancel(context.Background())
-	cancel()
-	if err := r.Shutdown(now); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
-	}
-	if err := <-causes; !errors.Is(err, ErrServerClosed) {
-		t.Errorf("cause %v", err)
-	}
-	<-asked
-}
-
-func TestServeEndsWithItsContextAndLeavesWork(t *testing.T) {
-	socket := socketPath(t)
-	l, err := Listen(socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	begun, release := make(chan struct{}), make(chan struct{})
-	s := &Server{Log: slog.New(slog.DiscardHandler), Handler: HandlerFunc(func(ctx context.Context, _ *Request, reply func(*Reply) error) {
-		close(begun)
-		<-release
-		if ctx.Err() != nil {
-			panic("cancelled")
-		}
-		_ = reply(&Reply{})
-	})}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(ctx, l) }()
-	asked := make(chan error, 1)
-	go func() {
-		reply, err := Do(within(t), socket, add("c1"))
-		if err == nil && reply.Error != nil {
-			err = reply.Error
-		}
-		asked <- err
-	}()
-	<-begun
-	cancel()
-	if err := <-served; err != nil {
-		t.Error(err)
-	}
-	close(release)
-	if err := <-asked; err != nil {
-		t.Error(err)
-	}
-	if err := s.Shutdown(within(t)); err != nil {
-		t.Error(err)
-	}
-	if err := s.Serve(context.Background(), l); !errors.Is(err, ErrServerClosed) {
-		t.Error("served twice:", err)
-	}
-}
-
-// Thousands of connections at once, half of them silent: every request is
-// answered or told to come again, and STATUS is answered meanwhile.
-func TestServerStandsAFlood(t *testing.T) {
-	r := start(t, &Server{MaxConns: 8, StatusConns: 4, ReadTimeout: time.Second, Handler: HandlerFunc(echo)})
-	var silent []net.Conn
-	for range 150 {
-		silent = append(silent, dialRaw(t, r.socket, nil))
-	}
-	var wg sync.WaitGroup
-	problems := make(chan error, 2000)
-	for i := range 2000 {
-		wg.Go(func() {
-			reply, err := Do(within(t), r.socket, add(fmt.Sprint(i)))
-			if err == nil && reply.Error != nil && reply.Error.Code != CodeTryAgainLater {
-				err = reply.Error
-			}
-			problems <- err
-		})
-	}
-	for range 20 {
-		reply, err := Do(within(t), r.socket, &Request{Version: 1, Command: "STATUS"})
-		if err != nil || reply.Error != nil {
-			t.Errorf("STATUS: %+v, %v", reply, err)
-		}
-	}
-	wg.Wait()
-	close(problems)
-	for err := range problems {
-		if err != nil {
-			t.Error(err)
-		}
-	}
-	_ = silent
 }

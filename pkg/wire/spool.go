@@ -78,7 +78,7 @@ func (s Spool) Put(req *Request) error {
 	if err != nil {
 		return fmt.Errorf("spool %s: %w", s.Dir, err)
 	}
-	defer root.Close() //nolint:errcheck // a folder opened to read
+	defer root.Close()
 	name := spoolName(time.Now(), rand.Uint64(), req)
 	if err := putSynced(root, name, content); err != nil {
 		return fmt.Errorf("spool %s: %w", s.Dir, err)
@@ -97,7 +97,7 @@ func (s Spool) List() ([]Entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("spool %s: %w", s.Dir, err)
 	}
-	defer root.Close() //nolint:errcheck // a folder opened to read
+	defer root.Close()
 	files, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return nil, fmt.Errorf("spool %s: %w", s.Dir, err)
@@ -105,6 +105,9 @@ func (s Spool) List() ([]Entry, error) {
 	var entries []Entry
 	var problems []error
 	for _, f := range files { // sorted by name, which begins with the time
+		if strings.HasPrefix(f.Name(), spoolTemp) {
+			removeAbandoned(root, f)
+		}
 		if !strings.HasSuffix(f.Name(), spoolSuffix) || strings.HasPrefix(f.Name(), ".") {
 			continue
 		}
@@ -129,11 +132,19 @@ func (s Spool) Remove(e Entry) error {
 	if err != nil {
 		return fmt.Errorf("spool %s: %w", s.Dir, err)
 	}
-	defer root.Close() //nolint:errcheck // a folder opened to read
+	defer root.Close()
 	if err := root.Remove(e.Name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("spool %s: %w", s.Dir, err)
 	}
 	return syncFolder(root)
+}
+
+// removeAbandoned removes what a plugin that was killed did not finish; nobody
+// was told that it is kept. No plugin writes for an hour.
+func removeAbandoned(root *os.Root, f fs.DirEntry) {
+	if info, err := f.Info(); err == nil && time.Since(info.ModTime()) > time.Hour {
+		_ = root.Remove(f.Name()) // the next List tries again
+	}
 }
 
 // spoolContent is the file for req.
@@ -181,7 +192,7 @@ func readEntry(root *os.Root, name string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return Entry{}, err

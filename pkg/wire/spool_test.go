@@ -130,13 +130,25 @@ func TestSpoolQuarantinesDamage(t *testing.T) {
 func TestSpoolSkipsWhatIsNotWhole(t *testing.T) {
 	s := testSpool(t)
 	put(t, s, "a")
-	temp := filepath.Join(s.Dir, spoolTemp+"00000000000000000001-x"+spoolSuffix)
-	if err := os.WriteFile(temp, []byte("half"), 0o600); err != nil {
+	young, old := filepath.Join(s.Dir, spoolTemp+"1"+spoolSuffix), filepath.Join(s.Dir, spoolTemp+"2"+spoolSuffix)
+	for _, path := range []string{young, old} {
+		if err := os.WriteFile(path, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := time.Now().Add(-2 * time.Hour)
+	if err := os.Chtimes(old, before, before); err != nil {
 		t.Fatal(err)
 	}
 	entries, err := s.List()
 	if err != nil || len(entries) != 1 {
 		t.Error(entries, err)
+	}
+	if _, err := os.Stat(young); err != nil {
+		t.Error("a plugin may be writing it:", err)
+	}
+	if _, err := os.Stat(old); !errors.Is(err, os.ErrNotExist) {
+		t.Error("what a killed plugin left stays:", err)
 	}
 }
 

@@ -19,7 +19,7 @@ const maxSocketPath = 107
 // its time.
 type stream struct {
 	fd  int
-	ctx context.Context //nolint:containedctx // io.Reader and io.Writer take none
+	ctx context.Context // io.Reader and io.Writer take none
 	// until ends each Read and Write; the zero time is no end.
 	until time.Time
 	close func()
