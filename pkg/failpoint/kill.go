@@ -15,6 +15,9 @@ import (
 // Env names the fatal step: "name" or "name:n".
 const Env = "META_CNI_FAILPOINT"
 
+// Mark begins the line on standard error that the process writes last.
+const Mark = "failpoint hit: "
+
 type counter struct{ hits atomic.Int64 }
 
 var seen counter //nolint:gochecknoglobals // process-wide by nature, and only in the test build
@@ -37,6 +40,7 @@ func Hit(name string) {
 	if seen.hits.Add(1) != n {
 		return
 	}
+	_, _ = os.Stderr.WriteString(Mark + name + "\n")
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	select {}
 }
