@@ -33,7 +33,7 @@ func (d *dispatcher) FindInPath(plugin string, paths []string) (string, error) {
 	if _, ok := d.runner.opts.Builtins[plugin]; ok {
 		return builtinPrefix + plugin, nil
 	}
-	if plugin == "" || plugin != filepath.Base(plugin) {
+	if plugin == "" || plugin == "." || plugin == ".." || plugin != filepath.Base(plugin) {
 		return "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("plugin type %q is not a file name", plugin), "")
 	}
 	for _, dir := range paths {
@@ -50,6 +50,9 @@ func (d *dispatcher) FindInPath(plugin string, paths []string) (string, error) {
 		}
 		return path, nil
 	}
+	if len(paths) == 0 {
+		return "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("plugin %q not found: CNI_PATH names no folder", plugin), "")
+	}
 	return "", types.NewError(types.ErrInvalidNetworkConfig,
 		fmt.Sprintf("plugin %q not found in %s", plugin, strings.Join(paths, ", ")),
 		"install the plugin's binary in one of these folders on this node")
@@ -65,8 +68,14 @@ func safeBinary(path string, info fs.FileInfo) error {
 	case info.Mode().Perm()&0o002 != 0:
 		return fmt.Errorf("plugin %s can be written by anybody and would run as root: chmod 0755 it", path)
 	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != 0 && int(st.Uid) != os.Getuid() {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !ok:
+		return nil
+	case int(st.Uid) != 0 && int(st.Uid) != os.Getuid():
 		return fmt.Errorf("plugin %s belongs to user %d and would run as root: chown it to root", path, st.Uid)
+	case st.Gid != 0 && info.Mode().Perm()&0o020 != 0:
+		return fmt.Errorf("plugin %s can be written by group %d and would run as root: chmod 0755 it", path, st.Gid)
 	}
 	return nil
 }
@@ -86,7 +95,8 @@ func cleanEnv(environ []string) map[string]string {
 	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	for _, pair := range environ {
 		key, value, _ := strings.Cut(pair, "=")
-		if strings.HasPrefix(key, "CNI_") || key == "PATH" {
+		switch key {
+		case "CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH", "PATH":
 			env[key] = value
 		}
 	}
@@ -109,6 +119,9 @@ func (d *dispatcher) runBuiltin(ctx context.Context, name string, stdin []byte, 
 		result, err := plugin.Add(ctx, call)
 		if err != nil {
 			return nil, err
+		}
+		if result == nil {
+			return nil, types.NewError(types.ErrInternal, fmt.Sprintf("plugin %s gave neither a result nor an error", name), "")
 		}
 		var out strings.Builder
 		err = result.PrintTo(&out)

@@ -38,6 +38,13 @@ func EndLeftover(ctx context.Context, containerID string, p journal.Process) err
 }
 
 func members(containerID string, p journal.Process) ([]int, error) {
+	return processes(func(pid int, st stat) bool {
+		return st.group == p.Group && startedFor(pid, st, containerID, p)
+	})
+}
+
+// processes lists those that run and are meant.
+func processes(meant func(pid int, st stat) bool) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -48,11 +55,17 @@ func members(containerID string, p journal.Process) ([]int, error) {
 		if err != nil {
 			continue
 		}
-		if st, err := readStat(pid); err == nil && st.group == p.Group && !st.zombie && startedFor(pid, st, containerID, p) {
+		if st, err := readStat(pid); err == nil && !st.zombie && meant(pid, st) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
+}
+
+// groupRuns says whether a process of the group, other than a zombie, is left.
+func groupRuns(group int) bool {
+	pids, err := processes(func(_ int, st stat) bool { return st.group == group })
+	return err != nil || len(pids) > 0
 }
 
 // startedFor tells by the start time of the leader, or by the environment that

@@ -1,13 +1,13 @@
 package exec
 
 import (
-	"bytes"
 	"context"
 	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/meta-cni/meta-cni/pkg/failpoint"
 	"github.com/meta-cni/meta-cni/pkg/journal"
@@ -25,6 +26,8 @@ const (
 	stderrKept  = 1 << 10
 	// termGrace is the time between SIGTERM and SIGKILL at the deadline.
 	termGrace = 2 * time.Second
+	// groupGrace is the time that killed processes have to disappear.
+	groupGrace = time.Second
 	// busyTries bounds the attempts when the binary is being written (ETXTBSY).
 	busyTries = 6
 )
@@ -69,19 +72,24 @@ func (d *dispatcher) runOnce(ctx context.Context, path string, stdin []byte, env
 	}
 	failpoint.Hit("delegate.start.after")
 	reported := d.report(env["CNI_COMMAND"], cmd.Process.Pid)
-	if reported == nil {
-		_, _ = in.Write(stdin)
-	}
-	_ = in.Close()
+	fed := make(chan struct{})
+	go func() {
+		defer close(fed)
+		if reported == nil {
+			_, _ = in.Write(stdin)
+		}
+		_ = in.Close()
+	}()
 	failpoint.Hit("delegate.running")
+	endGroup(cmd.Process.Pid)
 	err = cmd.Wait()
-	// The leader is reaped; what it left of its group must not outlive it.
-	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	<-fed
+	awaitGroup(cmd.Process.Pid)
 	failpoint.Hit("delegate.done")
 	if reported != nil {
 		return nil, reported
 	}
-	if cause := context.Cause(ctx); cause != nil && err != nil {
+	if cause := context.Cause(ctx); cause != nil && (err != nil || errors.Is(cause, errTooMuchOutput)) {
 		return nil, endedError(path, cause, stderr)
 	}
 	if err != nil {
@@ -89,6 +97,27 @@ func (d *dispatcher) runOnce(ctx context.Context, path string, stdin []byte, env
 	}
 	d.logStderr(path, stderr)
 	return stdout.Bytes(), nil
+}
+
+// endGroup waits for the leader's end and then ends what it left of its group.
+// The leader stays a zombie meanwhile, so that its number can't be given to
+// another group.
+func endGroup(leader int) {
+	for unix.Waitid(unix.P_PID, leader, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+		continue
+	}
+	_ = syscall.Kill(-leader, syscall.SIGKILL)
+}
+
+// awaitGroup waits until nothing of a killed group runs any more, so that the
+// undo doesn't race with its last steps. A process that the kernel doesn't let
+// go is not waited for longer than groupGrace.
+func awaitGroup(group int) {
+	for end := time.Now().Add(groupGrace); time.Now().Before(end); <-time.After(time.Millisecond) {
+		if errors.Is(syscall.Kill(-group, 0), syscall.ESRCH) || !groupRuns(group) {
+			return
+		}
+	}
 }
 
 // report tells the journal of a process of an ADD.
@@ -139,14 +168,14 @@ func startError(path string, err error) error {
 	}
 	return types.NewError(types.ErrInvalidNetworkConfig,
 		fmt.Sprintf("plugin %s needs the loader %s, which isn't here", path, loader),
-		"it is dynamically linked: install a static build of it, or run meta-cnid on the host instead of in its image")
+		"it is dynamically linked or a script: install a static build of it, or run meta-cnid on the host instead of in its image")
 }
 
 // interpreter is the loader that an ELF file asks for, or of a script.
 func interpreter(path string) string {
 	file, err := elf.Open(path)
 	if err != nil {
-		return ""
+		return scriptInterpreter(path)
 	}
 	defer file.Close()
 	for _, p := range file.Progs {
@@ -160,6 +189,26 @@ func interpreter(path string) string {
 		return strings.TrimRight(string(name), "\x00")
 	}
 	return ""
+}
+
+// scriptInterpreter is the program in the first line of a script.
+func scriptInterpreter(path string) string {
+	file, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer file.Close()
+	head, err := io.ReadAll(io.LimitReader(file, 256))
+	if err != nil {
+		return ""
+	}
+	line, ok := strings.CutPrefix(string(head), "#!")
+	if !ok {
+		return ""
+	}
+	line, _, _ = strings.Cut(line, "\n")
+	name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+	return name
 }
 
 func endedError(path string, cause error, stderr *tail) error {
@@ -176,7 +225,7 @@ func endedError(path string, cause error, stderr *tail) error {
 // be said of one that printed none.
 func pluginError(path string, err error, stdout *limited, stderr *tail) error {
 	e := &types.Error{}
-	if json.Unmarshal(stdout.Bytes(), e) == nil && e.Msg != "" {
+	if json.Unmarshal(stdout.Bytes(), e) == nil && (e.Msg != "" || e.Code != 0) {
 		return e
 	}
 	e = &types.Error{Code: types.ErrInternal, Details: stderr.String()}
@@ -185,20 +234,26 @@ func pluginError(path string, err error, stdout *limited, stderr *tail) error {
 }
 
 // limited is a buffer that reports when more than max bytes arrive and keeps
-// none of the rest.
+// none of the rest. It must not embed bytes.Buffer: io.Copy would prefer its
+// ReadFrom, which knows no limit.
 type limited struct {
-	bytes.Buffer
+	kept []byte
+	over bool
 	max  int
 	full func()
 }
 
 func (l *limited) Write(p []byte) (int, error) {
-	if l.Len()+len(p) > l.max {
+	if l.over || len(l.kept)+len(p) > l.max {
+		l.over = true
 		l.full()
 		return len(p), nil
 	}
-	return l.Buffer.Write(p)
+	l.kept = append(l.kept, p...)
+	return len(p), nil
 }
+
+func (l *limited) Bytes() []byte { return l.kept }
 
 // tail keeps the last max bytes.
 type tail struct {
