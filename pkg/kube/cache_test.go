@@ -199,9 +199,10 @@ func TestNetworkRestartServerAway(t *testing.T) {
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("answers took %v", took)
 	}
-	if err := c.Ready(); err == nil || !strings.Contains(err.Error(), "connection refused") {
-		t.Errorf("Ready = %v", err)
-	}
+	eventually(t, "the reason", func() bool {
+		err := c.Ready()
+		return err != nil && strings.Contains(err.Error(), "connection refused")
+	})
 	s.put(resourceNetworks, networkObject("a0", "3"))
 	s.restart()
 	synced(t, c)

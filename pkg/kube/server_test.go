@@ -2,7 +2,6 @@ package kube
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -35,6 +34,7 @@ type apiServer struct {
 	history  []change
 	requests []string
 	bodies   []string
+	down     bool           // about to stop: every request ends at once
 	frozen   bool           // watches send nothing
 	old      bool           // no streamed lists
 	cut      int            // generation of watches; a raise ends all older
@@ -76,12 +76,16 @@ func (s *apiServer) start(addr string) {
 
 // stop refuses connections from now on; restart brings it back at its address.
 func (s *apiServer) stop() {
-	s.cutWatches()
+	// Close waits for requests, so none may begin to wait meanwhile.
+	s.update(func() { s.down = true })
 	s.http.CloseClientConnections()
 	s.http.Close()
 }
 
-func (s *apiServer) restart() { s.start(s.addr) }
+func (s *apiServer) restart() {
+	s.update(func() { s.down = false })
+	s.start(s.addr)
+}
 
 func (s *apiServer) url() string { return "http://" + s.addr }
 
@@ -92,8 +96,6 @@ func (s *apiServer) update(f func()) {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
-
-func (s *apiServer) cutWatches() { s.update(func() { s.cut++ }) }
 
 func key(resource, namespace, name string) string { return resource + "/" + namespace + "/" + name }
 
@@ -168,8 +170,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case refuse == http.StatusNotFound:
 		w.WriteHeader(http.StatusNotFound)
 		_, _ = io.WriteString(w, "404 page not found\n")
-	case refuse == http.StatusRequestTimeout: // a server that hangs
-		<-r.Context().Done()
+	case refuse == http.StatusRequestTimeout:
+		s.hang(r)
 	case refuse != 0:
 		status(w, refuse, "refused by the test")
 	case r.Method == http.MethodPost:
@@ -182,6 +184,23 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.get(w, resource, key(resource, namespace, name))
 	default:
 		s.list(w, r, resource)
+	}
+}
+
+// hang answers when the client has given up or the server stops.
+func (s *apiServer) hang(r *http.Request) {
+	for {
+		s.mu.Lock()
+		changed, down := s.changed, s.down
+		s.mu.Unlock()
+		if down {
+			return
+		}
+		select {
+		case <-changed:
+		case <-r.Context().Done():
+			return
+		}
 	}
 }
 
@@ -321,14 +340,14 @@ func (s *apiServer) follow(w http.ResponseWriter, r *http.Request, resource stri
 	for {
 		w.(http.Flusher).Flush()
 		s.mu.Lock()
-		changed, cut, news := s.changed, s.cut, []change{}
+		changed, cut, down, news := s.changed, s.cut, s.down, []change{}
 		for _, c := range s.history {
 			if c.version > since && c.resource == resource && !s.frozen && selected(r, c.object) {
 				news = append(news, c)
 			}
 		}
 		s.mu.Unlock()
-		if cut != generation {
+		if cut != generation || down {
 			return
 		}
 		for _, c := range news {
@@ -379,5 +398,3 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 func (s *apiServer) refuseAll(resource string, code int) {
 	s.update(func() { s.refuse[resource] = code })
 }
-
-func (s *apiServer) String() string { return fmt.Sprintf("test API server at %s", s.addr) }
