@@ -38,7 +38,7 @@ func main() {
 
 // run plays the demo, and looks afterwards whether really nothing is left.
 func run(ctx context.Context, out io.Writer, bin node.Binaries) error {
-	dir, err := os.MkdirTemp("", "meta-cni-demo-")
+	dir, err := makeDir()
 	if err != nil {
 		return err
 	}

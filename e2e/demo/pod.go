@@ -88,7 +88,7 @@ func (p *pod) call(s *stage, name string, do verb) {
 	s.must(err)
 	conf, err := libcni.NetworkPluginConfFromBytes(data)
 	s.must(err)
-	list, err := libcni.ConfListFromConf(conf)
+	list, err := libcni.ConfListFromConf(conf) //nolint:staticcheck // so do containerd and CRI-O with a .conf file
 	s.must(err)
 
 	path := []string{p.on.Plugins, string(p.bin)}

@@ -7,6 +7,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // stage is what testing.T is for a test: it ends the story at the first
@@ -62,8 +66,10 @@ func (s *stage) Logf(format string, args ...any) { s.print("  " + fmt.Sprintf(fo
 // because of it.
 func (s *stage) Fatalf(format string, args ...any) {
 	err := fmt.Errorf(format, args...)
-	if s.ctx.Err() != nil {
-		err = errors.Join(context.Cause(s.ctx), err)
+	if stopped := s.ctx.Err(); errors.Is(err, stopped) {
+		err = context.Cause(s.ctx)
+	} else if stopped != nil {
+		err = fmt.Errorf("%w; then: %w", context.Cause(s.ctx), err)
 	}
 	panic(failure{err})
 }
@@ -80,6 +86,24 @@ func (s *stage) must(err error) {
 func (s *stage) title(text string) { s.print("\n" + text + "\n\n") }
 
 func (s *stage) print(text string) { _, _ = io.WriteString(s.out, text) }
+
+// makeDir makes the folder for everything on disk, and removes those of demos
+// that were killed.
+func makeDir() (string, error) {
+	const prefix = "meta-cni-demo-"
+	old, err := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range old {
+		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), prefix), "-")
+		number, err := strconv.Atoi(pid)
+		if err == nil && errors.Is(unix.Kill(number, 0), unix.ESRCH) {
+			_ = os.RemoveAll(dir)
+		}
+	}
+	return os.MkdirTemp("", fmt.Sprintf("%s%d-", prefix, os.Getpid()))
+}
 
 // nothingLeft looks for network namespaces that this process made.
 func nothingLeft() error {
