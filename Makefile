@@ -27,7 +27,7 @@ help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 build: ## bin/meta-cni and bin/meta-cnid, static
-	$(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/ ./cmd/...
+	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(BIN)/ ./cmd/...
 
 image: ## bin/meta-cni-ARCH.tar, an OCI image for `ctr images import` (ARCH=amd64|arm64)
 	$(GO) run ./images/build -arch $(ARCH) -o $(BIN)/meta-cni-$(ARCH).tar
