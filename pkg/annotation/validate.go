@@ -74,8 +74,9 @@ func isLabel(s string) bool {
 	return s != ""
 }
 
-// validateInterface refuses, besides what the kernel refuses, names that mean
-// something else: "%" is a template for a number (dev_alloc_name), "all" and
+// validateInterface takes of the kernel's names those that mean only
+// themselves: "%" is a template for a number (dev_alloc_name), "*" and "+" are
+// wildcards of nft and iptables, a leading "-" looks like an option, "all" and
 // "default" are folders of /proc/sys/net, "lo" exists in every sandbox.
 func validateInterface(name string) error {
 	if err := attach.ValidateIfName(name); err != nil {
@@ -85,21 +86,24 @@ func validateInterface(name string) error {
 		return fmt.Errorf("%q is taken by the kernel: use another name", name)
 	}
 	for i := range len(name) {
-		if c := name[i]; c == '%' || c >= 0x7f {
-			return fmt.Errorf("%q has an invalid character at %d: use letters, digits and . _ -", name, i)
+		if c := name[i]; !isAlnum(rune(c)) && c != '_' && (i == 0 || c != '.' && c != '-') {
+			return fmt.Errorf("%q has an invalid character at %d: use letters, digits, \"_\" and, after the first, \".\" and \"-\"", name, i)
 		}
 	}
 	return nil
+}
+
+func isAlnum(c rune) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
 // validateDeviceID bounds what becomes part of a file name (device-info) and
 // of a delegate's configuration.
 func validateDeviceID(id string) error {
 	bad := strings.IndexFunc(id, func(c rune) bool {
-		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-		return !alnum && !strings.ContainsRune("._:@+-", c)
+		return !isAlnum(c) && !strings.ContainsRune("._:@+-", c)
 	})
-	if bad < 0 && len(id) <= maxSubdomain && !strings.ContainsRune("._:@+-", rune(id[0])) {
+	if bad < 0 && len(id) <= maxSubdomain && isAlnum(rune(id[0])) {
 		return nil
 	}
 	return fmt.Errorf("deviceID: %s is not a device: letters, digits and . _ : @ + -, beginning with a letter or digit, at most %d", quote(id), maxSubdomain)
