@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -103,15 +104,33 @@ func (w world) spooled(t testing.TB) []wire.Entry {
 	return entries
 }
 
-// serve runs a server until the test ends, and returns its requests and log.
-func (w world) serve(t testing.TB, handler wire.HandlerFunc) *bytes.Buffer {
+// lockedBuffer is a log that is read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// serve runs a server until the test ends, and returns its log.
+func (w world) serve(t testing.TB, handler wire.HandlerFunc) *lockedBuffer {
 	t.Helper()
 	l, err := wire.Listen(w.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
-	s := &wire.Server{Handler: handler, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	log := new(lockedBuffer)
+	s := &wire.Server{Handler: handler, Log: slog.New(slog.NewTextHandler(log, nil))}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(context.Background(), l) }()
 	t.Cleanup(func() {
@@ -121,7 +140,7 @@ func (w world) serve(t testing.TB, handler wire.HandlerFunc) *bytes.Buffer {
 			t.Error(err)
 		}
 	})
-	return &log
+	return log
 }
 
 // echo answers with the request as it came.
