@@ -22,7 +22,7 @@ import (
 // shows which default route the kernel really uses.
 type pod struct {
 	*testnet.Host
-	t    *testing.T
+	t    testing.TB
 	a, b *testnet.Host
 }
 
@@ -35,7 +35,7 @@ func farAddresses() [2]netip.AddrPort {
 	return [2]netip.AddrPort{netip.MustParseAddrPort("203.0.113.1:7"), netip.MustParseAddrPort("[2001:db8:ff::1]:7")}
 }
 
-func newPod(t *testing.T) *pod {
+func newPod(t testing.TB) *pod {
 	t.Helper()
 	world := testnet.New(t)
 	p := &pod{Host: world.Host("pod"), t: t, a: world.Host("a"), b: world.Host("b")}

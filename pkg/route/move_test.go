@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -183,6 +184,24 @@ func TestUndoWithoutInterfaces(t *testing.T) {
 					p.wantVia(former.first)
 				}
 			})
+		}
+	}
+}
+
+func BenchmarkMoveAndUndo(b *testing.B) {
+	p := newPod(b)
+	p.add(netlink.Route{Gw: addr("10.1.0.1"), Dst: prefix("0.0.0.0/0")})
+	moves := []Move{move4()}
+	for b.Loop() {
+		former, err := Read(b.Context(), p.Handle, moves)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := Apply(b.Context(), p.Handle, moves, former); err != nil {
+			b.Fatal(err)
+		}
+		if err := Undo(b.Context(), p.Handle, moves, former); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
