@@ -129,3 +129,19 @@ func TestLeftoversOfDeadProcessesAreRemoved(t *testing.T) {
 		}
 	}
 }
+
+func TestPluginDirIsTakenFromTheEnvironment(t *testing.T) {
+	t.Setenv(testnet.PluginDirEnv, "/some/folder")
+	if got := testnet.PluginDir(t); got != "/some/folder" {
+		t.Errorf("PluginDir = %q", got)
+	}
+}
+
+func TestPluginDirHasThePlugins(t *testing.T) {
+	t.Setenv(testnet.PluginDirEnv, "")
+	for _, name := range []string{"bridge", "macvlan", "host-local", "loopback"} {
+		if _, err := os.Stat(filepath.Join(testnet.PluginDir(t), name)); err != nil {
+			t.Error(err)
+		}
+	}
+}
