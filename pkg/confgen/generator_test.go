@@ -310,6 +310,11 @@ func TestRepair(t *testing.T) {
 		{"symlink", func(n *node) { n.remove(ConfName); must(n.t, os.Symlink("10-a.conf", n.path(ConfName))) }},
 		{"pipe", func(n *node) { n.remove(ConfName); must(n.t, syscall.Mkfifo(n.path(ConfName), 0o600)) }},
 		{"folder", func(n *node) { removeFolder(n.t, n.dir); n.put("10-a.conf", confA) }},
+		{"folder-later", func(n *node) {
+			removeFolder(n.t, n.dir)
+			n.eventually("noticed", func() bool { return n.gen.Ready() != nil })
+			n.put("10-a.conf", confA)
+		}},
 		{"folder-moved", func(n *node) {
 			must(n.t, os.RemoveAll(n.dir+".old"))
 			must(n.t, os.Rename(n.dir, n.dir+".old"))
@@ -319,14 +324,22 @@ func TestRepair(t *testing.T) {
 	}
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
-			n := newNode(t, nil)
+			// Long intervals: file events alone must do it.
+			n := newNode(t, func(o *Options) { o.RetryInterval = time.Minute })
 			n.put("10-a.conf", confA)
 			n.run().awaitPrimary("10-a.conf")
 			want, err := os.ReadFile(n.path(ConfName))
 			must(t, err)
 			for range 2 {
 				a.do(n)
-				n.eventually("repaired", func() bool { return inspect(n.path(ConfName), want) == "" })
+				n.eventually("repaired", func() bool {
+					info, err := os.Lstat(n.path(ConfName))
+					if err != nil || info.Mode() != 0o600 {
+						return false
+					}
+					got, err := os.ReadFile(n.path(ConfName))
+					return err == nil && bytes.Equal(got, want)
+				})
 				n.eventually("ready", func() bool { return n.gen.Ready() == nil })
 			}
 		})

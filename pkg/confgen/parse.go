@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -119,7 +120,7 @@ func decodeObject(data []byte) (object, error) {
 // checkCase refuses a second spelling of the keys that decide what runs: some
 // readers, libcni among them, take "Type" for "type".
 func (o object) checkCase() error {
-	for key := range o {
+	for _, key := range slices.Sorted(maps.Keys(o)) {
 		for _, known := range []string{"name", "type", "cniVersion", "cniVersions", "plugins", "capabilities", "loadOnlyInlinedPlugins"} {
 			if key != known && strings.EqualFold(key, known) {
 				return fmt.Errorf("key %q must be written %q", key, known)

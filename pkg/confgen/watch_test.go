@@ -34,6 +34,22 @@ func TestChainedPluginsAreWatched(t *testing.T) {
 	}
 }
 
+// After a restart nothing is written, so that no event of our own makes the
+// generator look again and watch the sub-folder.
+func TestChainedPluginsAreWatchedAfterRestart(t *testing.T) {
+	n := newNode(t, func(o *Options) { o.RetryInterval = time.Minute })
+	n.put("10-k.conflist", `{"cniVersion": "1.0.0", "name": "k", "plugins": [{"type": "ptp"}]}`)
+	n.put("k/10-a.conf", `{"type": "tuning"}`)
+	must(t, n.generator(nil).Sync())
+	n.run().awaitPrimary("10-k.conflist")
+	time.Sleep(20 * quiet) // let it come to rest; nothing else would tell
+	n.put("k/10-a.conf", `{"type": "sbr"}`)
+	n.eventually("changed plugin", func() bool {
+		got, err := n.gen.Primary()
+		return err == nil && strings.Contains(string(got.Config), "sbr")
+	})
+}
+
 // Without inotify the interval alone drives the looks.
 func TestWithoutFileEvents(t *testing.T) {
 	w := &watch{dir: t.TempDir(), log: slog.New(slog.DiscardHandler), seen: map[string]os.FileInfo{}}

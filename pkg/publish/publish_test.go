@@ -423,8 +423,8 @@ func TestStopKeepsWhatIsUnderWay(t *testing.T) {
 		w.Event(Event{Pod: pod("a"), Message: "m"})
 		synctest.Wait()
 		w.stop()
-		if s, e := w.Pending(); s != 1 || e != 1 {
-			t.Fatalf("pending %d %d", s, e)
+		if s, e := w.Pending(); s != 1 || e != 1 || strings.Contains(w.log.String(), "failed") {
+			t.Fatalf("pending %d %d, log %s", s, e, w.log.String())
 		}
 		if err := w.Flush(context.Background()); err != nil {
 			t.Error(err)
@@ -441,12 +441,13 @@ func TestHangingCall(t *testing.T) {
 		w.api.took = time.Hour
 		w.Status(pod("a"), "1")
 		synctest.Wait()
-		time.Sleep(callTime)
-		w.api.mu.Lock()
-		w.api.took = 0
-		w.api.mu.Unlock()
+		w.api.took = 0 // for the calls to come; the first one has read it
+		start := time.Now()
 		if err := w.Wait(context.Background(), pod("a")); err != nil {
 			t.Error(err)
+		}
+		if took := time.Since(start); took > callTime+time.Second {
+			t.Errorf("the call was ended after %s only", took)
 		}
 	})
 }
