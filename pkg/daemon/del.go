@@ -11,7 +11,15 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/delegate/exec"
 	"github.com/meta-cni/meta-cni/pkg/journal"
 	"github.com/meta-cni/meta-cni/pkg/plan"
+	"github.com/meta-cni/meta-cni/pkg/publish"
 	"github.com/meta-cni/meta-cni/pkg/wire"
+)
+
+// A DEL of a secondary network that fails holds up the runtime for at least
+// this many tries and this long.
+const (
+	parkTries = 5
+	parkTime  = time.Minute
 )
 
 // del removes the attachment set of a sandbox. It needs neither the pod nor a
@@ -48,10 +56,42 @@ func (d *Daemon) delSet(ctx context.Context, r *request, set *journal.Set) error
 	}
 	d.forget(set)
 	if err := d.chain.Del(ctx, d.opts.Journal, set, "DEL", d.trip(r)); err != nil {
-		return err
+		return d.park(r, set, err)
 	}
 	d.graves.bury(r.ContainerID, journal.Namespace{Dev: state.NetnsDev, Inode: state.NetnsInode})
 	return nil
+}
+
+// park decides whether a DEL that fails again and again still holds up the
+// runtime. Beyond parkTries tries and parkTime it doesn't: the primary network
+// and all others that could be removed are, what is left stays in the journal
+// and is tried for ever.
+func (d *Daemon) park(r *request, set *journal.Set, cause error) error {
+	state := set.State()
+	if !parkable(&state, time.Now()) {
+		return cause
+	}
+	d.opts.Log.Error("a DEL keeps failing: the runtime is told that it is done, and it is tried again from the journal",
+		"set", set.Key().String(), "pod", r.pod.String(), "error", cause.Error())
+	if r.pod.UID != "" && d.opts.Publisher != nil {
+		d.opts.Publisher.Event(publish.Event{
+			Pod: r.pod, Type: publish.Warning, Reason: "FailedDetachNetwork",
+			Message: "kept for later, the pod is not held up: " + cause.Error(),
+		})
+	}
+	return nil
+}
+
+// parkable says whether every delegate that is left has failed often and long
+// enough, and none of them is the primary.
+func parkable(state *journal.State, now time.Time) bool {
+	for _, i := range state.Pending() {
+		step := state.Steps[i]
+		if step.Failures < parkTries || now.Sub(step.FailedSince) < parkTime || state.Plan.Delegates[i].Primary {
+			return false
+		}
+	}
+	return len(state.Pending()) > 0
 }
 
 func (d *Daemon) forget(set *journal.Set) {
@@ -74,7 +114,10 @@ func (d *Daemon) delUnknown(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	p := attach.Plan{Key: r.key, Pod: r.pod, Path: r.path, Delegates: remembered}
+	p := attach.Plan{Key: r.key, Pod: r.pod, Path: r.path}
+	for _, m := range remembered {
+		p.Delegates = append(p.Delegates, m.Delegate)
+	}
 	if len(remembered) == 0 {
 		primary, err := d.primaryPlan(r)
 		if err != nil {

@@ -105,23 +105,27 @@ func (d *Daemon) salvaged(file journal.Damaged) (*journal.Begin, error) {
 	if file.Begin != nil && file.Begin.Plan.Key == file.Key {
 		return file.Begin, nil
 	}
-	delegates, err := d.opts.Runner.Remembered(file.Key.ContainerID)
+	memories, err := d.opts.Runner.Remembered(file.Key.ContainerID)
 	if err != nil {
 		return nil, err
 	}
-	if len(delegates) == 0 {
+	if len(memories) == 0 {
 		return nil, errors.New("neither the file nor the cache of results says what was attached: a DEL will ask the primary network")
 	}
-	ordered := make([]attach.Delegate, 0, len(delegates))
-	for _, delegate := range delegates {
-		if delegate.IfName == file.Key.IfName {
-			delegate.Primary = true
-			ordered = append([]attach.Delegate{delegate}, ordered...)
+	begin := &journal.Begin{Plan: attach.Plan{Key: file.Key, Path: d.opts.Config.BinDirs}}
+	for _, m := range memories {
+		begin.Plan.Netns = m.Netns
+		if m.Delegate.IfName == file.Key.IfName {
+			m.Delegate.Primary = true
+			begin.Plan.Delegates = append([]attach.Delegate{m.Delegate}, begin.Plan.Delegates...)
 			continue
 		}
-		ordered = append(ordered, delegate)
+		begin.Plan.Delegates = append(begin.Plan.Delegates, m.Delegate)
 	}
-	return &journal.Begin{Plan: attach.Plan{Key: file.Key, Path: d.opts.Config.BinDirs, Delegates: ordered}}, nil
+	if id, _, err := sandbox(begin.Plan.Netns); err == nil {
+		begin.NetnsDev, begin.NetnsInode = id.Dev, id.Inode
+	}
+	return begin, nil
 }
 
 // Sweep retries what an undo or a DEL left, and removes the sandboxes of an

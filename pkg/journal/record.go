@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"strconv"
+	"time"
 
 	"github.com/meta-cni/meta-cni/pkg/attach"
 )
@@ -71,6 +72,7 @@ type record struct {
 	Routes      json.RawMessage     `json:"routes,omitempty"`
 	Attachments []attach.Attachment `json:"attachments,omitempty"`
 	Message     string              `json:"message,omitempty"`
+	Time        time.Time           `json:"time,omitzero"`
 }
 
 // ErrCorrupt marks a file whose content is not what was written.

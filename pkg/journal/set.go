@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -80,9 +81,15 @@ func (s *Set) Deleted(delegate int) error {
 	return s.write(record{Kind: KindDeleted, Delegate: delegate})
 }
 
-// Failed records the error of a delegate's DEL.
+// maxFailures bounds the records of one DEL that fails for ever.
+const maxFailures = 16
+
+// Failed records the error of a delegate's DEL, the first maxFailures times.
 func (s *Set) Failed(delegate int, cause error) error {
-	return s.write(record{Kind: KindFailed, Delegate: delegate, Message: cause.Error()})
+	if state := s.State(); state.Steps[delegate].Failures >= maxFailures {
+		return nil
+	}
+	return s.write(record{Kind: KindFailed, Delegate: delegate, Message: cause.Error(), Time: time.Now().UTC().Round(0)})
 }
 
 // Remove deletes the file: nothing of the set is left anywhere.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/meta-cni/meta-cni/pkg/attach"
 )
@@ -30,8 +31,11 @@ type Step struct {
 	Result json.RawMessage
 	// Deleted: its DEL succeeded.
 	Deleted bool
-	// Error is the last failure of its DEL.
-	Error string
+	// Error is the last failure of its DEL, Failures their number, FailedSince
+	// the time of the first.
+	Error       string
+	Failures    int
+	FailedSince time.Time
 }
 
 // State is the content of one file, as a value.
@@ -108,6 +112,9 @@ func (s *State) apply(r record) error {
 		step.Deleted, step.Error = true, ""
 	case KindFailed:
 		step.Error = r.Message
+		if step.Failures++; step.Failures == 1 {
+			step.FailedSince = r.Time
+		}
 	case KindBegin:
 		return fmt.Errorf("a second plan")
 	default:

@@ -9,23 +9,30 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/attach"
 )
 
+// Memory is what libcni's cache of results knows of one delegate.
+type Memory struct {
+	Delegate attach.Delegate
+	// Netns is the path of the namespace at the time of ADD.
+	Netns string
+}
+
 // Remembered are the delegates of a container that libcni's cache of results
 // still knows, each with what its DEL needs.
-func (r *Runner) Remembered(containerID string) ([]attach.Delegate, error) {
+func (r *Runner) Remembered(containerID string) ([]Memory, error) {
 	cni := libcni.NewCNIConfigWithCacheDir(nil, r.opts.CacheDir, nil)
 	entries, err := cni.GetCachedAttachments(containerID)
 	if err != nil {
 		return nil, fmt.Errorf("libcni cache: %w", err)
 	}
-	delegates := make([]attach.Delegate, 0, len(entries))
+	memories := make([]Memory, 0, len(entries))
 	for _, e := range entries {
 		d := attach.Delegate{Network: e.Network, Conf: e.Config, IfName: e.IfName, Args: e.CniArgs}
 		if d.Capabilities, err = rawValues(e.CapabilityArgs); err != nil {
 			return nil, fmt.Errorf("libcni cache: network %s: %w", e.Network, err)
 		}
-		delegates = append(delegates, d)
+		memories = append(memories, Memory{Delegate: d, Netns: e.NetNS})
 	}
-	return delegates, nil
+	return memories, nil
 }
 
 // RememberedResult is the result of one delegate's ADD in CNI 1.1.0 by

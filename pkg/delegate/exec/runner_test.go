@@ -219,7 +219,7 @@ func TestRemembered(t *testing.T) {
 	if diff := cmp.Diff(call.Plan.Delegates, got); diff != "" {
 		t.Fatalf("-added +remembered:\n%s", diff)
 	}
-	remembered, err := b.RememberedResult("c1", got[0])
+	remembered, err := b.RememberedResult("c1", got[0].Delegate)
 	if err != nil {
 		t.Fatal(err)
 	}

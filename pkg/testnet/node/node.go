@@ -245,6 +245,19 @@ func (n *Node) Plugin(command string, s Sandbox) Reply {
 	return reply
 }
 
+// PluginContext calls the plugin and kills it when ctx ends, as a runtime that
+// gives up does. The error is the process's.
+func (n *Node) PluginContext(ctx context.Context, command string, s Sandbox) error {
+	conf, err := n.conf(s)
+	if err != nil {
+		return err
+	}
+	cmd := n.command(command, s, conf)
+	killable := exec.CommandContext(ctx, cmd.Path)
+	killable.Env, killable.Stdin = cmd.Env, cmd.Stdin
+	return n.Host.Exec(killable)
+}
+
 func (n *Node) command(command string, s Sandbox, conf []byte) *exec.Cmd {
 	if s.IfName == "" {
 		s.IfName = "eth0"
