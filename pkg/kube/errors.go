@@ -3,6 +3,8 @@ package kube
 import (
 	"errors"
 	"fmt"
+	"net/url"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,15 +25,47 @@ var (
 	errNoCRD = errors.New("the API server doesn't serve network-attachment-definitions.k8s.cni.cncf.io/v1: install that CustomResourceDefinition")
 )
 
+// withoutURL replaces a request's long URL by its host; two tries of one watch
+// differ in their query, so the text would never repeat.
+func withoutURL(err error) error {
+	var failed *url.Error
+	if !errors.As(err, &failed) {
+		return err
+	}
+	host := "the API server"
+	if u, parseErr := url.Parse(failed.URL); parseErr == nil {
+		host = "API server " + u.Host
+	}
+	return fmt.Errorf("%s: %w", host, failed.Err)
+}
+
+// isOtherUID says that a patch met a pod with another UID. The API server says
+// "invalid, field is immutable" when it sees it first, and "conflict" when it
+// loses a race.
+func isOtherUID(err error) bool {
+	if apierrors.IsConflict(err) {
+		return true
+	}
+	var status apierrors.APIStatus
+	if !apierrors.IsInvalid(err) || !errors.As(err, &status) || status.Status().Details == nil {
+		return false
+	}
+	return slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool {
+		return c.Field == "metadata.uid"
+	})
+}
+
 // explain turns an error of the API machinery into one for an operator: what
 // is missing and where to grant it. Every answer but a plain "not found" may
 // change without the pod changing, so it is ErrUnavailable.
 func explain(err error, verb, resource string) error {
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
+	}
+	err = withoutURL(err)
+	switch {
 	case isMissingCRD(err):
-		return fmt.Errorf("%w: %w", ErrUnavailable, errNoCRD)
+		return fmt.Errorf("%w: %w (%w)", ErrUnavailable, errNoCRD, err)
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("%w: not allowed to %s %s: grant it to the daemon's ServiceAccount (deployments/meta-cni.yaml, ClusterRole): %w", ErrUnavailable, verb, resource, err)
 	case apierrors.IsUnauthorized(err):

@@ -26,7 +26,7 @@ type feed struct {
 	mu      sync.Mutex
 	bell    chan struct{}
 	running bool
-	failure error // of the last attempt to list or watch; nil when it worked
+	failure error // of the last attempt to list or watch, explained; nil when it worked
 }
 
 func newFeed(what string, log *slog.Logger, example runtime.Object, transform cache.TransformFunc, list cache.ListWithContextFunc, watchFunc cache.WatchFuncWithContext) *feed {
@@ -51,7 +51,8 @@ func newFeed(what string, log *slog.Logger, example runtime.Object, transform ca
 	// These fail only on an informer that has been started.
 	_ = f.informer.SetTransform(transform)
 	_ = f.informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
-		if !errors.Is(err, io.EOF) && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+		// A failure to begin has been noted already; this one is of a stream.
+		if !f.failing() && !errors.Is(err, io.EOF) && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
 			f.note(ctx, err)
 		}
 	})
@@ -94,13 +95,14 @@ func (f *feed) note(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
+	err = explain(err, "list and watch", f.what)
 	f.mu.Lock()
 	before := f.failure
 	f.failure = err
 	f.mu.Unlock()
 	switch {
 	case err != nil && (before == nil || before.Error() != err.Error()):
-		f.log.Warn("the API server can't be followed; it is tried again", "what", f.what, "error", explain(err, "list and watch", f.what))
+		f.log.Warn("the API server can't be followed; it is tried again", "what", f.what, "error", err)
 	case err == nil && before != nil:
 		f.log.Info("the API server is followed again", "what", f.what)
 	}
@@ -145,6 +147,12 @@ func (f *feed) broken() bool {
 	return !f.running || f.failure != nil
 }
 
+func (f *feed) failing() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failure != nil
+}
+
 // unreachable says that the last attempt got no answer.
 func (f *feed) unreachable() bool {
 	f.mu.Lock()
@@ -163,7 +171,7 @@ func (f *feed) ready() error {
 	case !f.running:
 		return errors.New(f.what + ": not started")
 	case f.failure != nil:
-		return explain(f.failure, "list and watch", f.what)
+		return f.failure
 	}
 	return errors.New(f.what + ": waiting for the API server's first list")
 }

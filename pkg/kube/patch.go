@@ -26,7 +26,7 @@ func (c *Client) PatchPodStatus(ctx context.Context, pod attach.Pod, annotations
 		uid = string(current.UID)
 	}
 	err := c.patchPodStatus(ctx, pod, uid, annotations)
-	if apierrors.IsConflict(err) {
+	if isOtherUID(err) {
 		// Another pod of this name: gone, unless it is the mirror of ours.
 		current, getErr := c.getPod(ctx, pod)
 		if getErr != nil {
@@ -40,7 +40,7 @@ func (c *Client) PatchPodStatus(ctx context.Context, pod attach.Pod, annotations
 	switch {
 	case err == nil:
 		return nil
-	case apierrors.IsNotFound(err) || apierrors.IsConflict(err):
+	case apierrors.IsNotFound(err) || isOtherUID(err):
 		return fmt.Errorf("patch status: pod %s: %w", pod, ErrPodGone)
 	}
 	return fmt.Errorf("pod %s: %w", pod, explain(err, "patch", "pods/status"))

@@ -104,7 +104,16 @@ func TestPodAnnotationsRefuses(t *testing.T) {
 }
 
 func TestPatchPodStatus(t *testing.T) {
-	s := newAPIServer(t)
+	t.Run("invalid", func(t *testing.T) { testPatchPodStatus(t, newAPIServer(t)) })
+	t.Run("conflict", func(t *testing.T) {
+		s := newAPIServer(t)
+		s.conflict = true
+		testPatchPodStatus(t, s)
+	})
+}
+
+func testPatchPodStatus(t *testing.T, s *apiServer) {
+	t.Helper()
 	client := newTestClient(t, s.url())
 	s.put("pods", podObject("p", "u", object{"kept": "1"}))
 	s.put("pods", podObject("static", "api-uid", object{"kubernetes.io/config.mirror": "hash"}))
@@ -123,13 +132,13 @@ func TestPatchPodStatus(t *testing.T) {
 	if n := s.count("PATCH /api/v1/namespaces/ns/pods/p/status"); n != 2 {
 		t.Errorf("%d patches of p, want 2", n)
 	}
+	wantError(t, client.PatchPodStatus(t.Context(), pod("p", "former"), nil), ErrPodGone, "its UID is u, not former")
 }
 
 func TestPatchPodStatusRefuses(t *testing.T) {
 	s := newAPIServer(t)
 	client := newTestClient(t, s.url())
 	s.put("pods", podObject("p", "new", nil))
-	wantError(t, client.PatchPodStatus(t.Context(), pod("p", "u"), nil), ErrPodGone, "its UID is new, not u")
 	wantError(t, client.PatchPodStatus(t.Context(), pod("vanished", "u"), nil), ErrPodGone, "pod ns/vanished")
 	wantError(t, client.PatchPodStatus(t.Context(), pod("vanished", ""), nil), ErrPodGone, "pod ns/vanished")
 	s.refuseAll("pods", http.StatusForbidden)

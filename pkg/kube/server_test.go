@@ -36,6 +36,7 @@ type apiServer struct {
 	bodies   []string
 	down     bool           // about to stop: every request ends at once
 	frozen   bool           // watches send nothing
+	conflict bool           // another UID is a conflict, not invalid
 	old      bool           // no streamed lists
 	cut      int            // generation of watches; a raise ends all older
 	oldest   int            // watches from before are 410 Gone
@@ -250,8 +251,14 @@ func (s *apiServer) patch(w http.ResponseWriter, k string, body []byte) {
 	switch {
 	case !ok:
 		status(w, http.StatusNotFound, k)
-	case o["metadata"].(object)["uid"] != patch.Metadata.UID:
+	case o["metadata"].(object)["uid"] != patch.Metadata.UID && s.conflict:
 		status(w, http.StatusConflict, "Precondition failed: UID")
+	case o["metadata"].(object)["uid"] != patch.Metadata.UID:
+		reply(w, http.StatusUnprocessableEntity, object{
+			"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422, "reason": "Invalid",
+			"message": "metadata.uid: field is immutable",
+			"details": object{"causes": []object{{"reason": "FieldValueInvalid", "field": "metadata.uid"}}},
+		})
 	default:
 		meta := maps.Clone(o["metadata"].(object))
 		annotations := maps.Clone(meta["annotations"].(object))
