@@ -34,7 +34,7 @@ image: ## bin/meta-cni-ARCH.tar, an OCI image for `ctr images import` (ARCH=amd6
 
 demo: build ## two hosts, three pods, many interfaces; cleans up after itself
 	$(TOOLS) plugins
-	$(GO) run ./e2e/demo
+	$(GO) run ./e2e/demo -bin $(BIN)
 
 # The report of what was skipped is printed whether a stage fails or not.
 test: packages tools ## unit, fault and e2e, then what was skipped and why

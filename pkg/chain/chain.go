@@ -94,7 +94,7 @@ func sandboxNetns(s *journal.State, bootID string) (string, error) {
 		return "", nil
 	}
 	h, err := netns.Open(s.Plan.Netns)
-	if errors.Is(err, netns.ErrGone) || errors.Is(err, netns.ErrNotNamespace) {
+	if errors.Is(err, netns.ErrGone) || errors.Is(err, netns.ErrNotNamespace) || errors.Is(err, netns.ErrHost) {
 		return "", nil
 	}
 	if err != nil {

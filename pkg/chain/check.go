@@ -16,7 +16,7 @@ func (c *Chain) Check(ctx context.Context, set *journal.Set, t Trip) error {
 			return networkError(d, err)
 		}
 	}
-	return nil
+	return checkDefaults(ctx, &state)
 }
 
 func (c *Chain) checkOne(ctx context.Context, state *journal.State, i int, t Trip) error {

@@ -15,6 +15,14 @@ import (
 // then every delegate in reverse, then the file. It may be called again after
 // an error; only what failed is asked again.
 func (c *Chain) Del(ctx context.Context, j *journal.Journal, set *journal.Set, reason string, t Trip) error {
+	if err := c.del(ctx, j, set, reason, t); err != nil {
+		return errors.Join(err, set.Release())
+	}
+	failpoint.Hit("chain.del.done")
+	return set.Remove()
+}
+
+func (c *Chain) del(ctx context.Context, j *journal.Journal, set *journal.Set, reason string, t Trip) error {
 	state := set.State()
 	if err := c.endLeftovers(ctx, &state); err != nil {
 		return err
@@ -27,11 +35,7 @@ func (c *Chain) Del(ctx context.Context, j *journal.Journal, set *journal.Set, r
 		return err
 	}
 	c.restoreDefaults(ctx, set, &state, path)
-	if err := c.delAll(ctx, set, &state, path, t); err != nil {
-		return errors.Join(err, set.Release())
-	}
-	failpoint.Hit("chain.del.done")
-	return set.Remove()
+	return c.delAll(ctx, set, &state, path, t)
 }
 
 // endLeftovers ends what a former daemon left running. Within one life of the

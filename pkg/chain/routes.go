@@ -71,6 +71,22 @@ func editResults(plan *attach.Plan, wanted []route.Move, attachments []attach.At
 	return nil
 }
 
+// checkDefaults tells when a moved default route isn't where it was moved to:
+// a delegate's CHECK is content with any default route.
+func checkDefaults(ctx context.Context, state *journal.State) error {
+	if len(state.Plan.DefaultRoutes) == 0 {
+		return nil
+	}
+	h, err := netns.Open(state.Plan.Netns)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(route.Check(ctx, h, moves(&state.Plan)), h.Close()); err != nil {
+		return fmt.Errorf("default-route: %w", err)
+	}
+	return nil
+}
+
 // restoreDefaults puts the former default routes back while the namespace
 // still stands. A failure is only logged: the delegates' DEL takes the
 // interfaces, and the routes with them.

@@ -28,30 +28,41 @@ func newOrder() *order { return &order{keys: map[string]*turn{}} }
 
 // enter waits for the key's turn. leave must be called after a nil error.
 func (o *order) enter(ctx context.Context, key string) (leave func(), err error) {
+	t := o.turn(key)
+	if err := t.lock.Acquire(ctx, 1); err != nil {
+		o.drop(key, t)
+		return nil, invalid(wire.CodeTryAgainLater, fmt.Errorf("an earlier request for the same sandbox is still running: %w", context.Cause(ctx)))
+	}
+	return o.leave(key, t), nil
+}
+
+// tryEnter is enter without waiting.
+func (o *order) tryEnter(key string) (leave func(), ok bool) {
+	t := o.turn(key)
+	if !t.lock.TryAcquire(1) {
+		o.drop(key, t)
+		return nil, false
+	}
+	return o.leave(key, t), true
+}
+
+func (o *order) turn(key string) *turn {
 	o.mu.Lock()
+	defer o.mu.Unlock()
 	t := o.keys[key]
 	if t == nil {
 		t = &turn{lock: semaphore.NewWeighted(1)}
 		o.keys[key] = t
 	}
 	t.users++
-	o.mu.Unlock()
-	if err := t.lock.Acquire(ctx, 1); err != nil {
-		o.drop(key, t)
-		return nil, invalid(wire.CodeTryAgainLater, fmt.Errorf("an earlier request for the same sandbox is still running: %w", context.Cause(ctx)))
-	}
+	return t
+}
+
+func (o *order) leave(key string, t *turn) func() {
 	return func() {
 		t.lock.Release(1)
 		o.drop(key, t)
-	}, nil
-}
-
-// tryEnter is enter without waiting.
-func (o *order) tryEnter(key string) (leave func(), ok bool) {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	leave, err := o.enter(ctx, key)
-	return leave, err == nil
+	}
 }
 
 func (o *order) drop(key string, t *turn) {

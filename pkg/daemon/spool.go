@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/meta-cni/meta-cni/pkg/attach"
+	"github.com/meta-cni/meta-cni/pkg/failpoint"
 	"github.com/meta-cni/meta-cni/pkg/wire"
 )
 
@@ -39,13 +41,24 @@ func (d *Daemon) doSpooled(ctx context.Context, spool wire.Spool, entry wire.Ent
 	log := d.opts.Log.With("entry", entry.Name, "containerID", entry.Request.ContainerID, "spooled", entry.Time)
 	if entry.Request.Command != "DEL" {
 		log.Error("spool: an entry that is no DEL was dropped", "command", entry.Request.Command)
+	} else if d.addedSince(entry) {
+		log.Warn("spool: a DEL was dropped: the sandbox has been added again since")
 	} else if err := d.replay(ctx, entry.Request); err != nil {
 		log.Error("spool: a DEL failed and will be tried again", "error", err.Error())
 		return
 	}
+	failpoint.Hit("spool.remove.before")
 	if err := spool.Remove(entry); err != nil {
 		log.Error("spool: a DEL that is done could not be removed and will be repeated", "error", err.Error())
 	}
+}
+
+// addedSince says that the spooled DEL was for an earlier life of its sandbox:
+// podman and others use a container's ID again. The ADD has removed what was
+// left of that life.
+func (d *Daemon) addedSince(entry wire.Entry) bool {
+	set, ok := d.opts.Journal.Get(attach.Key{ContainerID: entry.Request.ContainerID, IfName: entry.Request.IfName})
+	return ok && set.State().Began().After(entry.Time)
 }
 
 func (d *Daemon) replay(ctx context.Context, req *wire.Request) error {
