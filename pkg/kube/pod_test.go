@@ -158,17 +158,20 @@ func TestCreateEvent(t *testing.T) {
 		want  []string
 	}{
 		{
-			"pod", Event{Pod: pod("p", "u"), Type: EventNormal, Reason: "AddedInterface", Message: "Add net1"},
+			"pod",
+			Event{Pod: pod("p", "u"), Type: EventNormal, Reason: "AddedInterface", Message: "Add net1"},
 			"POST /api/v1/namespaces/ns/events",
 			[]string{`"involvedObject":{"kind":"Pod","namespace":"ns","name":"p","uid":"u","apiVersion":"v1"}`, `"reason":"AddedInterface"`, `"message":"Add net1"`, `"source":{"component":"meta-cni","host":"n1"}`, `"type":"Normal"`},
 		},
 		{
-			"node", Event{Node: "n1", Type: EventWarning, Reason: "PrimaryMissing", Message: "m"},
+			"node",
+			Event{Node: "n1", Type: EventWarning, Reason: "PrimaryMissing", Message: "m"},
 			"POST /api/v1/namespaces/default/events",
 			[]string{`"involvedObject":{"kind":"Node","name":"n1","uid":"n1","apiVersion":"v1"}`, `"type":"Warning"`},
 		},
 		{
-			"long", Event{Pod: pod(strings.Repeat("p", 253), "u"), Reason: "R", Message: strings.Repeat("ä", 600)},
+			"long",
+			Event{Pod: pod(strings.Repeat("p", 253), "u"), Reason: "R", Message: strings.Repeat("ä", 600)},
 			"POST /api/v1/namespaces/ns/events",
 			[]string{`"message":"` + strings.Repeat("ä", 512) + `"`, `"name":"` + strings.Repeat("p", 236) + "."},
 		},

@@ -138,7 +138,7 @@ func (c *content) add(document []byte) error {
 	case "Pod":
 		key := podKey{namespace: namespace, name: object.Name}
 		if _, twice := c.pods[key]; twice || object.Name == "" {
-			return fmt.Errorf("Pod %s/%s has no name or occurs twice", namespace, object.Name)
+			return fmt.Errorf("pod %s/%s has no name or occurs twice", namespace, object.Name)
 		}
 		annotations := object.Annotations
 		if annotations == nil {
