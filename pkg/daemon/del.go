@@ -94,12 +94,19 @@ func parkable(state *journal.State, now time.Time) bool {
 	return len(state.Pending()) > 0
 }
 
+// forget takes back what is not yet published of a pod, unless a newer sandbox
+// of the same pod has something to say.
 func (d *Daemon) forget(set *journal.Set) {
-	if d.opts.Publisher == nil {
+	pod := set.State().Plan.Pod
+	if d.opts.Publisher == nil || pod.UID == "" {
 		return
 	}
-	state := set.State()
-	d.opts.Publisher.Forget(state.Plan.Pod)
+	for _, other := range d.opts.Journal.Sets() {
+		if other != set && other.State().Plan.Pod.UID == pod.UID {
+			return
+		}
+	}
+	d.opts.Publisher.Forget(pod)
 }
 
 // delUnknown removes what an attachment set left that the journal doesn't
