@@ -24,7 +24,7 @@ func (c *Chain) Del(ctx context.Context, j *journal.Journal, set *journal.Set, r
 
 func (c *Chain) del(ctx context.Context, j *journal.Journal, set *journal.Set, reason string, t Trip) error {
 	state := set.State()
-	if err := c.endLeftovers(ctx, &state); err != nil {
+	if err := c.endLeftovers(ctx, &state, j.BootID()); err != nil {
 		return err
 	}
 	if state.Phase != journal.Deleting {
@@ -40,8 +40,11 @@ func (c *Chain) del(ctx context.Context, j *journal.Journal, set *journal.Set, r
 
 // endLeftovers ends what a former daemon left running. Within one life of the
 // daemon there is nothing to end: a delegate's group is gone when its call
-// returns.
-func (c *Chain) endLeftovers(ctx context.Context, state *journal.State) error {
+// returns. No process survives a reboot, and its numbers mean another one then.
+func (c *Chain) endLeftovers(ctx context.Context, state *journal.State, bootID string) error {
+	if state.BootID != bootID {
+		return nil
+	}
 	for _, step := range state.Steps {
 		if step.Result != nil {
 			continue

@@ -1,11 +1,13 @@
 package chain
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 
@@ -68,19 +70,50 @@ func TestFailureAtEachPositionLeavesNothing(t *testing.T) {
 
 // A plugin of a list fails itself, after another of the list has succeeded.
 func TestFailureInsideAList(t *testing.T) {
-	w := newWorld(t)
-	p := w.plan()
-	p.Delegates[2].Conf = []byte(string(w.secondary("c", "br-b", 2)[:len(w.secondary("c", "br-b", 2))-2]) + `,{"type":"no-such-plugin"}]}`)
-	set, err := w.j.Begin(p, journal.Namespace(w.pod.ID()))
-	must(t, err)
-	_, err = w.add(t.Context(), set)
-	wantText(t, err, `network ns/c: interface net2: `, `plugin "no-such-plugin" not found in`)
-	// Its DEL can't find the plugin either; what the others left is gone.
-	if diff := cmp.Diff([]string{"net2"}, w.links(w.pod)); diff != "" {
-		t.Errorf("interfaces of the pod (-want +got):\n%s", diff)
+	const (
+		onAdd  = `[ $CNI_COMMAND != ADD ]`
+		always = `echo '{"code":7,"msg":"broken"}'; exit 1`
+	)
+	tests := []struct {
+		name, plugin string
+		want         []string
+		left         []int
+	}{
+		{"missing", "", []string{`plugin "extra" not found in`}, nil},
+		{"fails on ADD", onAdd, []string{"plugin extra failed without an error message: exit status 1"}, nil},
+		{"fails always", always, []string{"broken"}, []int{2}},
 	}
-	if state := set.State(); state.Phase != journal.Deleting || !slices.Equal(state.Pending(), []int{2}) {
-		t.Errorf("journal: %s, pending %v", state.Phase, state.Pending())
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			p, bin := w.plan(), t.TempDir()
+			p.Path = append(p.Path, bin)
+			if tt.plugin != "" {
+				must(t, os.WriteFile(bin+"/extra", []byte("#!/bin/sh\ncat >/dev/null\n"+tt.plugin+"\n"), 0o755))
+			}
+			p.Delegates[2].Conf = append(bytes.TrimSuffix(p.Delegates[2].Conf, []byte("]}")), `,{"type":"extra"}]}`...)
+			set, err := w.j.Begin(p, journal.Namespace(w.pod.ID()))
+			must(t, err)
+			_, err = w.add(t.Context(), set)
+			wantText(t, err, append(tt.want, `network ns/c: interface net2: `)...)
+			if tt.left == nil {
+				w.wantEmptyPod()
+				w.wantNothing()
+				return
+			}
+			// libcni's DEL of a list ends at the first that fails.
+			if state := set.State(); state.Phase != journal.Deleting || !slices.Equal(state.Pending(), tt.left) {
+				t.Errorf("journal: %s, pending %v", state.Phase, state.Pending())
+			}
+			if diff := cmp.Diff([]string{"net2"}, w.links(w.pod)); diff != "" {
+				t.Errorf("interfaces of the pod (-want +got):\n%s", diff)
+			}
+			must(t, os.WriteFile(bin+"/extra.new", []byte("#!/bin/sh\ncat >/dev/null\n"), 0o755))
+			must(t, os.Rename(bin+"/extra.new", bin+"/extra"))
+			must(t, w.del(set))
+			w.wantEmptyPod()
+			w.wantNothing()
+		})
 	}
 }
 

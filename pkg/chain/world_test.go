@@ -111,9 +111,11 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
+// bridge adds one with an address of its own: otherwise it changes with the
+// ports, and the CHECK of the bridge plugin fails.
 func (w *world) bridge(name string) {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
+	attrs.Name, attrs.HardwareAddr = name, net.HardwareAddr{2, 0, 0, 0, 0, name[len(name)-1]}
 	must(w, w.node.Netlink().LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
 	must(w, w.node.Netlink().LinkSetUp(w.node.Link(name)))
 }
@@ -189,9 +191,13 @@ func (w *world) del(set *journal.Set) error {
 	return w.node.Do(func() error { return w.Chain.Del(w.Context(), w.j, set, "DEL", Trip{}) })
 }
 
-// wantNothing looks in every place where an ADD leaves something.
+// wantNothing looks in every place where an ADD leaves something. The kernel
+// takes the interfaces of a removed namespace a little later.
 func (w *world) wantNothing() {
 	w.Helper()
+	for end := time.Now().Add(10 * time.Second); len(w.links(w.node)) > len(w.before) && time.Now().Before(end); {
+		<-time.After(10 * time.Millisecond)
+	}
 	if diff := cmp.Diff(w.before, w.links(w.node)); diff != "" {
 		w.Errorf("interfaces of the node (-before +now):\n%s", diff)
 	}

@@ -159,3 +159,13 @@ func dynamicWithLoader(t *testing.T, loader string) []byte {
 	t.Fatalf("%s isn't dynamically linked", sleep)
 	return nil
 }
+
+// One that is missing fails the ADD before the others of its list ran.
+func TestAllPluginsAreFoundFirst(t *testing.T) {
+	b := newBench(t, nil)
+	_, err := b.Add(t.Context(), b.call(list("1.0.0", `"type":"one"`, `"type":"none"`)))
+	wantError(t, err, types.ErrInvalidNetworkConfig, `plugin "none" not found in`)
+	if exists(b.path("running-one")) {
+		t.Error("the first plugin was run")
+	}
+}

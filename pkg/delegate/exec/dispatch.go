@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
@@ -56,6 +57,19 @@ func (d *dispatcher) FindInPath(plugin string, paths []string) (string, error) {
 	return "", types.NewError(types.ErrInvalidNetworkConfig,
 		fmt.Sprintf("plugin %q not found in %s", plugin, strings.Join(paths, ", ")),
 		"install the plugin's binary in one of these folders on this node")
+}
+
+// find looks for all plugins of a list before the first of them runs: a DEL
+// goes through the list in reverse, so one that is missing would keep what the
+// others left.
+func (r *Runner) find(list *libcni.NetworkConfigList, c Call) error {
+	d := &dispatcher{runner: r, call: c}
+	for _, plugin := range list.Plugins {
+		if _, err := d.FindInPath(plugin.Network.Type, c.Plan.Path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // safeBinary refuses what somebody other than root could have written.

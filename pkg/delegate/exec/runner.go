@@ -83,6 +83,9 @@ func (r *Runner) Add(ctx context.Context, c Call) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.find(list, c); err != nil {
+		return nil, err
+	}
 	result, err := r.cni(c).AddNetworkList(ctx, list, c.runtimeConf())
 	if err != nil {
 		return nil, err
@@ -112,7 +115,20 @@ func (r *Runner) Del(ctx context.Context, c Call) error {
 	if err := r.primeCache(list, c); err != nil {
 		return err
 	}
-	return r.cni(c).DelNetworkList(ctx, list, c.runtimeConf())
+	rt := c.runtimeConf()
+	rt.Args = tolerant(rt.Args)
+	return r.cni(c).DelNetworkList(ctx, list, rt)
+}
+
+// tolerant makes plugins ignore arguments that they don't know: one that
+// refused them on ADD must not refuse its undo for the same reason.
+func tolerant(args [][2]string) [][2]string {
+	for _, pair := range args {
+		if pair[0] == "IgnoreUnknown" {
+			return args
+		}
+	}
+	return append([][2]string{{"IgnoreUnknown", "1"}}, args...)
 }
 
 // Check runs CHECK. A delegate whose version or configuration has no CHECK

@@ -216,7 +216,7 @@ func TestRemembered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(call.Plan.Delegates, got); diff != "" {
+	if diff := cmp.Diff([]Memory{{Delegate: call.Plan.Delegates[0], Netns: call.Netns}}, got); diff != "" {
 		t.Fatalf("-added +remembered:\n%s", diff)
 	}
 	remembered, err := b.RememberedResult("c1", got[0].Delegate)
@@ -224,11 +224,11 @@ func TestRemembered(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantJSON(t, "result", string(result), string(remembered))
-	if unknown, err := b.RememberedResult("c2", got[0]); unknown != nil || err != nil {
+	if unknown, err := b.RememberedResult("c2", got[0].Delegate); unknown != nil || err != nil {
 		t.Errorf("of an unknown container: %s, %v", unknown, err)
 	}
 	// The DEL made of it reaches the plugin as the original would.
-	call.Plan.Delegates = got
+	call.Plan.Delegates = []attach.Delegate{got[0].Delegate}
 	if err := b.Del(t.Context(), call); err != nil {
 		t.Fatal(err)
 	}
