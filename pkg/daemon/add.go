@@ -65,7 +65,7 @@ func (d *Daemon) add(ctx context.Context, r *request) (*journal.Set, error) {
 	if set, err := d.former(ctx, r, id); set != nil || err != nil {
 		return set, err
 	}
-	if d.graves.holds(r.ContainerID, id) {
+	if d.graves.holds(r.key, id) {
 		return nil, invalid(wire.CodeUnknownContainer, errors.New("this sandbox has just been deleted: a late ADD is refused"))
 	}
 	plan, err := d.plan(ctx, r)
@@ -90,7 +90,7 @@ func (d *Daemon) walk(ctx context.Context, r *request, plan *attach.Plan, id jou
 	done := d.running.begin(ctx, r.ContainerID)
 	defer done()
 	start = time.Now()
-	d.graves.open(r.ContainerID)
+	d.graves.open(r.key)
 	set, err := d.opts.Journal.Begin(plan, id)
 	if err != nil {
 		return nil, err

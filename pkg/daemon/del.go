@@ -58,7 +58,7 @@ func (d *Daemon) delSet(ctx context.Context, r *request, set *journal.Set) error
 	if err := d.chain.Del(ctx, d.opts.Journal, set, "DEL", d.trip(r)); err != nil {
 		return d.park(r, set, err)
 	}
-	d.graves.bury(r.ContainerID, journal.Namespace{Dev: state.NetnsDev, Inode: state.NetnsInode})
+	d.graves.bury(r.key, journal.Namespace{Dev: state.NetnsDev, Inode: state.NetnsInode})
 	return nil
 }
 
@@ -114,7 +114,7 @@ func (d *Daemon) forget(set *journal.Set) {
 // and then whatever the primary network knows of the container (a sandbox that
 // is older than this installation). Only then it is success.
 func (d *Daemon) delUnknown(ctx context.Context, r *request) error {
-	if d.graves.knows(r.ContainerID) {
+	if d.graves.knows(r.key) {
 		return nil
 	}
 	remembered, err := d.opts.Runner.Remembered(r.ContainerID)
@@ -142,7 +142,7 @@ func (d *Daemon) delUnknown(ctx context.Context, r *request) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	d.graves.bury(r.ContainerID, journal.Namespace{})
+	d.graves.bury(r.key, journal.Namespace{})
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/meta-cni/meta-cni/pkg/attach"
 	"github.com/meta-cni/meta-cni/pkg/journal"
 )
 
@@ -47,7 +48,7 @@ const graveTime = time.Minute
 type graves struct {
 	refuse bool
 	mu     sync.Mutex
-	buried map[string]grave
+	buried map[attach.Key]grave
 }
 
 type grave struct {
@@ -56,36 +57,36 @@ type grave struct {
 }
 
 func newGraves(refuse bool) *graves {
-	return &graves{refuse: refuse, buried: map[string]grave{}}
+	return &graves{refuse: refuse, buried: map[attach.Key]grave{}}
 }
 
-func (g *graves) bury(containerID string, ns journal.Namespace) {
+func (g *graves) bury(key attach.Key, ns journal.Namespace) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
-	maps.DeleteFunc(g.buried, func(_ string, old grave) bool { return now.After(old.until) })
-	g.buried[containerID] = grave{namespace: ns, until: now.Add(graveTime)}
+	maps.DeleteFunc(g.buried, func(_ attach.Key, old grave) bool { return now.After(old.until) })
+	g.buried[key] = grave{namespace: ns, until: now.Add(graveTime)}
 }
 
 // holds says that an ADD for this sandbox comes too late.
-func (g *graves) holds(containerID string, ns journal.Namespace) bool {
+func (g *graves) holds(key attach.Key, ns journal.Namespace) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	old, ok := g.buried[containerID]
+	old, ok := g.buried[key]
 	return ok && g.refuse && old.namespace == ns && time.Now().Before(old.until)
 }
 
-// knows says that everything of this container is gone already.
-func (g *graves) knows(containerID string) bool {
+// knows says that everything of this set is gone already.
+func (g *graves) knows(key attach.Key) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	old, ok := g.buried[containerID]
+	old, ok := g.buried[key]
 	return ok && time.Now().Before(old.until)
 }
 
-// open forgets a container that is being added again.
-func (g *graves) open(containerID string) {
+// open forgets a set that is being added again.
+func (g *graves) open(key attach.Key) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.buried, containerID)
+	delete(g.buried, key)
 }

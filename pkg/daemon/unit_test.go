@@ -106,21 +106,22 @@ func TestLaneIsBounded(t *testing.T) {
 func TestGraves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ns := journal.Namespace{Dev: 1, Inode: 2}
+		c, other := attach.Key{ContainerID: "c", IfName: "eth0"}, attach.Key{ContainerID: "c", IfName: "eth1"}
 		g := newGraves(true)
-		g.bury("c", ns)
-		if !g.holds("c", ns) || g.holds("c", journal.Namespace{Dev: 1, Inode: 3}) || g.holds("d", ns) {
+		g.bury(c, ns)
+		if !g.holds(c, ns) || g.holds(c, journal.Namespace{Dev: 1, Inode: 3}) || g.holds(other, ns) {
 			t.Error("only the same container in the same namespace is refused")
 		}
-		if !g.knows("c") {
+		if !g.knows(c) {
 			t.Error("the DEL is forgotten")
 		}
 		time.Sleep(graveTime + time.Second)
-		if g.holds("c", ns) || g.knows("c") {
+		if g.holds(c, ns) || g.knows(c) {
 			t.Error("the grave is kept for ever")
 		}
 		standalone := newGraves(false)
-		standalone.bury("c", ns)
-		if standalone.holds("c", ns) {
+		standalone.bury(c, ns)
+		if standalone.holds(c, ns) {
 			t.Error("standalone refuses an ADD after a DEL")
 		}
 	})

@@ -88,8 +88,8 @@ func (d *Daemon) primaryConf(primary attach.Primary) ([]byte, error) {
 }
 
 // gc removes every attachment set that the runtime doesn't name, and tells the
-// primary network which are left. Sets that were begun after the runtime took
-// its list are exempt.
+// primary network which are left. Sets that may have been begun after the
+// runtime took its list are exempt.
 func (d *Daemon) gc(ctx context.Context, r *request) error {
 	ctx, cancel := context.WithTimeout(ctx, config.AddBudget)
 	defer cancel()
@@ -99,7 +99,7 @@ func (d *Daemon) gc(ctx context.Context, r *request) error {
 	}
 	var errs []error
 	for _, set := range d.opts.Journal.Sets() {
-		if valid[set.Key()] {
+		if valid[set.Key()] || time.Since(set.State().Began()) < d.gcGrace() {
 			continue
 		}
 		if err := d.collect(ctx, r, set); err != nil {
@@ -107,6 +107,16 @@ func (d *Daemon) gc(ctx context.Context, r *request) error {
 		}
 	}
 	return errors.Join(append(errs, d.gcPrimary(ctx, r, valid))...)
+}
+
+// gcGrace is how old a set must be to be collected: the runtime's list may be
+// older than the call by a while, and pods are added meanwhile. Standalone
+// callers do one thing at a time.
+func (d *Daemon) gcGrace() time.Duration {
+	if d.opts.Config.Mode == config.Standalone {
+		return 0
+	}
+	return time.Minute
 }
 
 func (d *Daemon) gcPrimary(ctx context.Context, r *request, valid map[attach.Key]bool) error {

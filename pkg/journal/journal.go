@@ -160,7 +160,7 @@ func (j *Journal) loadFile(name string, key attach.Key) *Damaged {
 	if err != nil {
 		return &Damaged{Key: key, Begin: salvage(data), Err: err}
 	}
-	j.sets[key] = &Set{journal: j, name: name, state: *state, end: int64(end)}
+	j.sets[key] = &Set{journal: j, key: key, name: name, state: *state, end: int64(end)}
 	j.generation = max(j.generation, state.Generation)
 	return nil
 }
@@ -247,7 +247,7 @@ func (j *Journal) create(begin Begin) (*Set, error) {
 	}
 	j.generation = max(j.generation+1, uint64(time.Now().UnixMicro()))
 	begin.Generation = j.generation
-	s := &Set{journal: j, name: fileName(key), state: State{
+	s := &Set{journal: j, key: key, name: fileName(key), state: State{
 		Begin: begin, Phase: Begun, Steps: make([]Step, len(begin.Plan.Delegates)),
 	}}
 	s.state.Format = Format

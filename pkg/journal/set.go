@@ -26,6 +26,7 @@ const (
 // order of steps is the caller's.
 type Set struct {
 	journal *Journal
+	key     attach.Key
 	name    string
 
 	mu    sync.Mutex
@@ -42,7 +43,7 @@ func (s *Set) State() State {
 }
 
 // Key of the set.
-func (s *Set) Key() attach.Key { return s.state.Plan.Key }
+func (s *Set) Key() attach.Key { return s.key }
 
 // Process records, synced, that a process exists for a delegate's ADD. The
 // delegate must not get its configuration before this returns. A nil process
@@ -101,7 +102,7 @@ func (s *Set) Remove() error {
 		return fmt.Errorf("journal: %w", err)
 	}
 	failpoint.Hit("journal.remove.unlinked")
-	s.journal.forget(s.state.Plan.Key)
+	s.journal.forget(s.key)
 	err := errors.Join(s.closeFile(), syncDir(s.journal.opts.Dir))
 	failpoint.Hit("journal.remove.synced")
 	return err
