@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/meta-cni/meta-cni/e2e/product"
 	"github.com/meta-cni/meta-cni/e2e/scenario"
 	"github.com/meta-cni/meta-cni/e2e/world"
 )
@@ -24,10 +25,10 @@ func TestCluster(t *testing.T) {
 		scenario.Suite{World: w, Files: stories(t, "bed-")}.Run(t)
 	})
 	t.Run("product", func(t *testing.T) {
-		if err := installProduct(t.Context(), w); err != nil {
+		if err := product.Install(t.Context(), w, ".."); err != nil {
 			t.Fatal(err)
 		}
-		scenario.Suite{World: w, Files: stories(t, ""), Daemon: productDaemon()}.Run(t)
+		scenario.Suite{World: w, Files: stories(t, ""), Daemon: product.Daemon()}.Run(t)
 	})
 }
 

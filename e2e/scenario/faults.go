@@ -18,6 +18,7 @@ func faultCommands() map[string]command {
 	return map[string]command{
 		"kill-daemon":     {usage: "NODE", min: 1, run: killDaemon},
 		"daemon-ready":    {usage: "NODE...", min: 1, run: daemonReady},
+		"daemon-log":      {usage: "NODE REGEXP", min: 2, run: daemonLog},
 		"cut-api":         {usage: "NODE", min: 1, run: cutAPI},
 		"heal-api":        {usage: "NODE", min: 1, run: healAPI},
 		"stop-apiserver":  {run: stopAPIServer},
@@ -127,6 +128,20 @@ func runsIn(pod *corev1.Pod, cgroup string) bool {
 		}
 	}
 	return false
+}
+
+// daemonLog waits for a line of the daemon's log that matches, of any daemon
+// that ran on the node since the story began.
+func daemonLog(ctx context.Context, c *call) error {
+	return c.eachNode(c.args[:1], func(n *world.Node) error {
+		return world.Eventually(ctx, patience, func(context.Context) error {
+			lines, err := daemonLines(c.daemon.Namespace, n, c.began)
+			if err != nil {
+				return err
+			}
+			return match(c.args[1], strings.Join(lines, "\n"), "the daemon's log on "+n.Name)
+		})
+	})
 }
 
 // The test plugins (plugins/*.sh) look into this folder of their node.

@@ -97,7 +97,7 @@ func Leftovers(ctx context.Context, n *world.Node, before Belongings) error {
 
 // clean waits until the node has no more belongings than when the story began.
 func (st *story) clean(ctx context.Context, n *world.Node) error {
-	return world.Eventually(ctx, patience/2, func(ctx context.Context) error {
+	return world.Eventually(ctx, patience, func(ctx context.Context) error {
 		return Leftovers(ctx, n, st.before[n.Name])
 	})
 }

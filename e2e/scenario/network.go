@@ -13,6 +13,9 @@ import (
 	"github.com/meta-cni/meta-cni/e2e/world"
 )
 
+// statusAnnotation is where the daemon writes what a pod has got.
+const statusAnnotation = "k8s.v1.cni.cncf.io/network-status"
+
 func networkCommands() map[string]command {
 	return map[string]command{
 		"ifaces":  {usage: "POD INTERFACE...", min: 2, run: wantIfaces},
@@ -153,7 +156,7 @@ func networkStatus(ctx context.Context, c *call) error {
 		if err != nil {
 			return err
 		}
-		annotation := pod.Annotations["k8s.v1.cni.cncf.io/network-status"]
+		annotation := pod.Annotations[statusAnnotation]
 		if annotation == "" {
 			return errors.New("the pod has no network-status annotation yet")
 		}

@@ -3,8 +3,10 @@ package scenario
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,7 +25,7 @@ func (st *story) report(ctx context.Context) string {
 	fmt.Fprintf(&b, "what lies around after the failure (namespace %s, whole logs in %s)\n", st.namespace, st.world.LogDir)
 	st.reportPods(ctx, &b)
 	for _, n := range st.world.Nodes {
-		reportDaemon(&b, st.daemon.Namespace, n)
+		st.reportDaemon(&b, n)
 		for _, name := range []string{"kubelet", "containerd"} {
 			tail, err := n.Logs(name, reportLines)
 			section(&b, n.Name+" "+name, tail, err)
@@ -49,7 +51,7 @@ func (st *story) reportPods(ctx context.Context, b *strings.Builder) {
 	}
 	for _, pod := range pods.Items {
 		section(b, fmt.Sprintf("pod %s on %s: %s", pod.Name, pod.Spec.NodeName, phase(&pod)),
-			strings.Join(st.complaints(ctx, &pod), "\n")+"\n", nil)
+			strings.Join(st.complaints(ctx, &pod), "\n")+"\n"+pod.Annotations[statusAnnotation]+"\n", nil)
 	}
 }
 
@@ -60,18 +62,47 @@ func phase(pod *corev1.Pod) string {
 	return string(pod.Status.Phase)
 }
 
-// reportDaemon reads the container logs from the node's disk: they are there
-// also when the API server is not.
-func reportDaemon(b *strings.Builder, namespace string, n *world.Node) {
-	if namespace == "" {
+// reportDaemon shows what the daemon wrote since the story began.
+func (st *story) reportDaemon(b *strings.Builder, n *world.Node) {
+	if st.daemon.Namespace == "" {
 		return
 	}
+	lines, err := daemonLines(st.daemon.Namespace, n, st.began)
+	lines = lines[max(0, len(lines)-reportLines):]
+	section(b, n.Name+" daemon", strings.Join(lines, "\n")+"\n", err)
+}
+
+// DaemonLogs returns what the daemons of all nodes wrote last.
+func DaemonLogs(w *world.World, daemon Daemon) string {
+	var b strings.Builder
+	st := &story{world: w, daemon: daemon}
+	for _, n := range w.Nodes {
+		st.reportDaemon(&b, n)
+	}
+	return b.String()
+}
+
+// daemonLines reads the logs of the daemon's containers from the node's disk:
+// they are there also when the API server is not. Each line begins with its
+// time, which is taken off.
+func daemonLines(namespace string, n *world.Node, since time.Time) ([]string, error) {
 	logs, err := filepath.Glob(n.Path("/var/log/pods/" + namespace + "_*/*/*.log"))
 	if err != nil {
-		section(b, n.Name+" daemon", "", err)
+		return nil, err
 	}
+	var lines []string
 	for _, log := range logs {
-		tail, err := world.Tail(log, reportLines)
-		section(b, n.Name+" "+filepath.Join(filepath.Base(filepath.Dir(log)), filepath.Base(log)), tail, err)
+		content, err := os.ReadFile(log)
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(string(content)) {
+			stamp, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+			at, err := time.Parse(time.RFC3339Nano, stamp)
+			if err == nil && !at.Before(since) {
+				lines = append(lines, strings.TrimPrefix(text, "stderr F "))
+			}
+		}
 	}
+	return lines, nil
 }

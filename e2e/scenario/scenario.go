@@ -75,6 +75,7 @@ type story struct {
 	world     *world.World
 	daemon    Daemon
 	namespace string
+	began     time.Time
 	before    map[string]Belongings // node → what lay there at the start
 	killed    map[string]int        // node → process that kill-daemon ended
 	apiDown   bool
@@ -86,7 +87,7 @@ func (s Suite) begin(env *testscript.Env) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	st := &story{
-		world: s.World, daemon: s.Daemon,
+		world: s.World, daemon: s.Daemon, began: time.Now().UTC(),
 		before: map[string]Belongings{}, killed: map[string]int{},
 	}
 	env.Values[storyKey{}] = st
@@ -124,7 +125,7 @@ func (st *story) makeNamespace(ctx context.Context) error {
 // end repairs what the story broke on purpose, deletes its namespace and fails
 // it if anything of it is left on a node.
 func (st *story) end(t testscript.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 	defer cancel()
 	failed := false
 	if f, ok := t.(interface{ Failed() bool }); ok && f.Failed() {
@@ -215,7 +216,7 @@ func (cmd command) wrap(name string) func(*testscript.TestScript, bool, []string
 		if len(args) < cmd.min {
 			ts.Fatalf("usage: %s %s", name, cmd.usage)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 		defer cancel()
 		err := cmd.run(ctx, &call{story: ts.Value(storyKey{}).(*story), ts: ts, args: args, stdout: ts.Stdout()})
 		switch {
