@@ -51,24 +51,11 @@ func callDelegate(ctx context.Context, plugin delegate.Delegate, req *wire.Reque
 		ContainerID: req.ContainerID, Netns: req.Netns, IfName: req.IfName,
 		Args: req.Args, Path: req.Path, Conf: req.Config,
 	}
-	switch req.Command {
-	case "ADD":
-		result, err := plugin.Add(ctx, call)
-		if err != nil {
-			return nil, err
-		}
-		return marshalFor(req.Config, result)
-	case "DEL":
-		return nil, plugin.Del(ctx, call)
-	case "CHECK":
-		return nil, plugin.Check(ctx, call)
-	case "STATUS":
-		return nil, plugin.Status(ctx, call)
-	case "GC":
-		return nil, plugin.GC(ctx, call)
-	default:
-		return nil, invalid(wire.CodeInvalidEnvironment, fmt.Errorf("CNI_COMMAND %q is unknown", req.Command))
+	result, err := delegate.Run(ctx, plugin, req.Command, call)
+	if err != nil || result == nil {
+		return nil, err
 	}
+	return marshalFor(req.Config, result)
 }
 
 // marshalFor prints a result in the version of the caller's configuration.

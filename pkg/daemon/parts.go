@@ -8,7 +8,6 @@ import (
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/meta-cni/meta-cni/pkg/annotation"
 	"github.com/meta-cni/meta-cni/pkg/attach"
 	"github.com/meta-cni/meta-cni/pkg/confgen"
 	"github.com/meta-cni/meta-cni/pkg/config"
@@ -125,11 +124,7 @@ func (d *Daemon) republish(ctx context.Context, cache *kube.Cache) {
 }
 
 func (d *Daemon) republishOne(ctx context.Context, cache *kube.Cache, state *journal.State) error {
-	statuses, err := annotation.Status(&state.Plan, state.Attachments)
-	if err != nil {
-		return err
-	}
-	value, err := annotation.EncodeStatus(statuses)
+	value, err := statusValue(state)
 	if err != nil {
 		return err
 	}

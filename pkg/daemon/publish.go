@@ -42,16 +42,20 @@ func (d *Daemon) publishBefore(ctx context.Context, r *request, state *journal.S
 }
 
 func (d *Daemon) publishStatus(state *journal.State) error {
+	value, err := statusValue(state)
+	if err == nil {
+		d.opts.Publisher.Status(state.Plan.Pod, value)
+	}
+	return err
+}
+
+// statusValue is the network-status annotation of a committed set.
+func statusValue(state *journal.State) (string, error) {
 	statuses, err := annotation.Status(&state.Plan, state.Attachments)
 	if err != nil {
-		return err
+		return "", err
 	}
-	value, err := annotation.EncodeStatus(statuses)
-	if err != nil {
-		return err
-	}
-	d.opts.Publisher.Status(state.Plan.Pod, value)
-	return nil
+	return annotation.EncodeStatus(statuses)
 }
 
 // publishAfter tells the pod's owner of each interface.

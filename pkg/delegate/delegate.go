@@ -10,6 +10,7 @@ package delegate
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/containernetworking/cni/pkg/types"
 )
@@ -37,4 +38,30 @@ type Delegate interface {
 	Del(ctx context.Context, call Call) error
 	Status(ctx context.Context, call Call) error
 	GC(ctx context.Context, call Call) error
+}
+
+// Run calls the method of a CNI verb; the result is nil for all but ADD.
+func Run(ctx context.Context, d Delegate, verb string, call Call) (types.Result, error) {
+	switch verb {
+	case "ADD":
+		return add(ctx, d, call)
+	case "DEL":
+		return nil, d.Del(ctx, call)
+	case "CHECK":
+		return nil, d.Check(ctx, call)
+	case "STATUS":
+		return nil, d.Status(ctx, call)
+	case "GC":
+		return nil, d.GC(ctx, call)
+	default:
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_COMMAND %q is unknown", verb), "")
+	}
+}
+
+func add(ctx context.Context, d Delegate, call Call) (types.Result, error) {
+	result, err := d.Add(ctx, call)
+	if err == nil && result == nil {
+		return nil, types.NewError(types.ErrInternal, "the plugin gave neither a result nor an error", "")
+	}
+	return result, err
 }

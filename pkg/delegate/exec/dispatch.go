@@ -123,32 +123,17 @@ func (d *dispatcher) runBuiltin(ctx context.Context, name string, stdin []byte, 
 		ContainerID: env["CNI_CONTAINERID"], Netns: env["CNI_NETNS"], IfName: env["CNI_IFNAME"],
 		Args: env["CNI_ARGS"], Path: env["CNI_PATH"], Conf: stdin,
 	}
-	switch verb := env["CNI_COMMAND"]; verb {
-	case "ADD":
-		if d.call.Started != nil {
-			if err := d.call.Started(nil); err != nil {
-				return nil, err
-			}
-		}
-		result, err := plugin.Add(ctx, call)
-		if err != nil {
+	verb := env["CNI_COMMAND"]
+	if verb == "ADD" && d.call.Started != nil {
+		if err := d.call.Started(nil); err != nil {
 			return nil, err
 		}
-		if result == nil {
-			return nil, types.NewError(types.ErrInternal, fmt.Sprintf("plugin %s gave neither a result nor an error", name), "")
-		}
-		var out strings.Builder
-		err = result.PrintTo(&out)
-		return []byte(out.String()), err
-	case "DEL":
-		return nil, plugin.Del(ctx, call)
-	case "CHECK":
-		return nil, plugin.Check(ctx, call)
-	case "STATUS":
-		return nil, plugin.Status(ctx, call)
-	case "GC":
-		return nil, plugin.GC(ctx, call)
-	default:
-		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("plugin %s has no command %q", name, verb), "")
 	}
+	result, err := delegate.Run(ctx, plugin, verb, call)
+	if err != nil || result == nil {
+		return nil, err
+	}
+	var out strings.Builder
+	err = result.PrintTo(&out)
+	return []byte(out.String()), err
 }
