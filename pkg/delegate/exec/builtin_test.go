@@ -83,7 +83,7 @@ func TestBuiltinFails(t *testing.T) {
 	}
 	call.Started = nil
 	_, err = b.Add(t.Context(), call)
-	wantError(t, err, types.ErrInternal, "plugin own gave neither a result nor an error")
+	wantError(t, err, types.ErrInternal, "the plugin gave neither a result nor an error")
 }
 
 // A binary of the name of an own type is never run.
