@@ -19,9 +19,12 @@ import (
 // is in the recorded group and was started for this container, so that a
 // number that has been given away again harms nobody.
 func EndLeftover(ctx context.Context, containerID string, p journal.Process) error {
-	for {
-		pids, err := members(containerID, p)
-		if err != nil || len(pids) == 0 {
+	for doubts := 0; ; {
+		pids, unsure, err := members(containerID, p)
+		if unsure {
+			doubts++
+		}
+		if err != nil || len(pids) == 0 && (!unsure || doubts > maxDoubts) {
 			return err
 		}
 		for _, pid := range pids {
@@ -37,10 +40,32 @@ func EndLeftover(ctx context.Context, containerID string, p journal.Process) err
 	}
 }
 
-func members(containerID string, p journal.Process) ([]int, error) {
-	return processes(func(pid int, st stat) bool {
-		return st.group == p.Group && startedFor(pid, st, containerID, p)
+// maxDoubts is how often a process without an environment is looked at again:
+// one that is just being replaced by execve(2) has none for a moment.
+const maxDoubts = 10
+
+// members are the processes that are certainly meant; unsure says that one
+// couldn't be judged now. The kernel gives the number of a group away only
+// when nobody is left in it: so as long as its leader is there, even as a
+// zombie, the leader's start time speaks for all, and after that the
+// environment that members inherit speaks for each.
+func members(containerID string, p journal.Process) (pids []int, unsure bool, err error) {
+	leader, gone := readStat(p.Group)
+	if gone == nil && leader.start != p.StartTime {
+		return nil, false, nil
+	}
+	pids, err = processes(func(pid int, st stat) bool {
+		if st.group != p.Group {
+			return false
+		}
+		if gone == nil {
+			return true
+		}
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		unsure = unsure || err == nil && len(env) == 0
+		return err == nil && startedFor(env, containerID)
 	})
+	return pids, unsure, err
 }
 
 // processes lists those that run and are meant.
@@ -68,16 +93,8 @@ func groupRuns(group int) bool {
 	return err != nil || len(pids) > 0
 }
 
-// startedFor tells by the start time of the leader, or by the environment that
-// members of its group inherit.
-func startedFor(pid int, st stat, containerID string, p journal.Process) bool {
-	if pid == p.Group {
-		return st.start == p.StartTime
-	}
-	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return false
-	}
+// startedFor looks for the container in an environment.
+func startedFor(env []byte, containerID string) bool {
 	for pair := range bytes.SplitSeq(env, []byte{0}) {
 		if string(pair) == "CNI_CONTAINERID="+containerID {
 			return true

@@ -3,6 +3,7 @@ package exec
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	osexec "os/exec"
 	"strconv"
@@ -26,14 +27,19 @@ type group struct {
 // until it is reaped.
 func newGroup(t *testing.T, containerID string, orphan bool) *group {
 	t.Helper()
+	return startGroup(t, containerID, "sleep 3600", orphan)
+}
+
+func startGroup(t *testing.T, containerID, child string, orphan bool) *group {
+	t.Helper()
 	read, write, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer read.Close()
-	script := "sleep 3600 >&- & echo $!; wait"
+	script := child + " >&- & echo $!; wait"
 	if orphan {
-		script = "sleep 3600 >&- & echo $!"
+		script = child + " >&- & echo $!"
 	}
 	g := &group{Cmd: osexec.Command("/bin/sh", "-c", script)}
 	g.Stdout = write
@@ -81,7 +87,11 @@ func TestEndLeftover(t *testing.T) {
 		// other makes the record one of another process with the same number.
 		other uint64
 		ended bool
+		bare  bool
 	}{
+		{name: "child without environment", containerID: "c1", bare: true, ended: true},
+		{name: "child without environment, leader is a zombie", containerID: "c1", bare: true, orphan: true, ended: true},
+		{name: "child without environment, leader is gone: nobody knows whose it is", containerID: "c1", bare: true, orphan: true, reap: true},
 		{name: "group", containerID: "c1", ended: true},
 		{name: "leader is a zombie", containerID: "c1", orphan: true, ended: true},
 		{name: "leader is gone", containerID: "c1", orphan: true, reap: true, ended: true},
@@ -91,7 +101,14 @@ func TestEndLeftover(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			g := newGroup(t, tt.containerID, tt.orphan)
+			child := "sleep 3600"
+			if tt.bare {
+				child = "exec env -i sleep 3600"
+			}
+			g := startGroup(t, tt.containerID, child, tt.orphan)
+			if tt.bare {
+				await(t, "the child has no environment", func() bool { return nameOf(t, g.child) == "sleep" })
+			}
 			bystander := newGroup(t, "c1", false)
 			if tt.reap {
 				g.reap()
@@ -111,6 +128,15 @@ func TestEndLeftover(t *testing.T) {
 			}
 		})
 	}
+}
+
+func nameOf(t *testing.T, pid int) string {
+	t.Helper()
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(name))
 }
 
 func TestEndLeftoverOfNothing(t *testing.T) {

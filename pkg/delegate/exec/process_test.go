@@ -35,12 +35,11 @@ func TestDeadlineEndsTheGroup(t *testing.T) {
 			ended := make(chan time.Time, 1)
 			var child int
 			go func() {
-				await(t, "the plugin has its configuration", func() bool { return exists(b.path("calls")) })
+				defer func() { ended <- time.Now(); end(tt.end) }()
+				await(t, "the plugin has its configuration", func() bool { return len(b.calls()) > 0 })
 				if tt.do == "hang for ever" {
 					child = b.child()
 				}
-				ended <- time.Now()
-				end(tt.end)
 			}()
 			_, err := b.Add(ctx, b.call(list("1.0.0", does("ADD", behaviour{Do: tt.do}))))
 			took := time.Since(<-ended)
@@ -82,8 +81,8 @@ func TestDeadlineWhileNobodyReads(t *testing.T) {
 	ctx, end := context.WithCancelCause(t.Context())
 	var child int
 	go func() {
+		defer end(context.DeadlineExceeded)
 		child = b.child()
-		end(context.DeadlineExceeded)
 	}()
 	_, err := b.Add(ctx, b.call(list("1.0.0", `"type":"deaf","big":"`+strings.Repeat("x", 1<<20)+`"`)))
 	wantError(t, err, types.ErrTryAgainLater, "plugin deaf did not finish in time")
