@@ -37,8 +37,8 @@ type Cache struct {
 // NewCache makes a cache; nothing is read from the API server before Run.
 func NewCache(client *Client, o CacheOptions) *Cache {
 	c := &Cache{client: client, nodeName: o.NodeName, log: o.Log, disk: newDefinitions(o.StateDir, o.Log)}
-	c.pods = newFeed("pods", o.Log, &metav1.PartialObjectMetadata{}, transformPod, c.listPods, c.watchPods)
-	c.networks = newFeed(resourceNetworks, o.Log, &nadv1.NetworkAttachmentDefinition{}, transformNetwork, client.listNetworks, client.watchNetworks)
+	c.pods = newFeed("pods", o.Log, client.reach, &metav1.PartialObjectMetadata{}, transformPod, c.listPods, c.watchPods)
+	c.networks = newFeed(resourceNetworks, o.Log, client.reach, &nadv1.NetworkAttachmentDefinition{}, transformNetwork, client.listNetworks, client.watchNetworks)
 	return c
 }
 

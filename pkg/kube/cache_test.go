@@ -324,6 +324,11 @@ func TestNetworkServerBroken(t *testing.T) {
 			if took := time.Since(start); took > settleTime+liveTimeout+time.Second {
 				t.Errorf("the answer took %v", took)
 			}
+			start = time.Now()
+			wantNetwork(t, c, "a", "1")
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("the second answer took %v", took)
+			}
 		})
 	}
 }

@@ -60,13 +60,15 @@ type Options struct {
 	// QPS and Burst bound all requests together (50 and 100).
 	QPS   float32
 	Burst int
-	// Log tells of a change of the API server; nil is silence.
+	// Log tells when the API server stops or begins to answer, and of a change
+	// to another one; nil is silence.
 	Log *slog.Logger
 }
 
 // Client talks to the API server with one connection pool and one rate limit.
 type Client struct {
 	nodeName string
+	reach    *reach
 	pods     metadata.Getter
 	networks rest.Interface
 }
@@ -83,6 +85,8 @@ func NewClient(o Options) (*Client, error) {
 	if err := applyServers(config, o.APIServers, o.Log); err != nil {
 		return nil, fmt.Errorf("kubernetes client: %w", err)
 	}
+	reach := &reach{log: o.Log}
+	config.Wrap(reach.wrap)
 	config.UserAgent = orDefault(o.UserAgent, "meta-cnid")
 	config.Dial = (&net.Dialer{
 		Timeout: dialTimeout,
@@ -101,7 +105,7 @@ func NewClient(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes client: %w", err)
 	}
-	client.nodeName = o.NodeName
+	client.nodeName, client.reach = o.NodeName, reach
 	return client, nil
 }
 

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/url"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,16 +23,19 @@ import (
 type feed struct {
 	what     string
 	log      *slog.Logger
+	reach    *reach
 	informer cache.SharedIndexInformer
 
 	mu      sync.Mutex
 	bell    chan struct{}
 	running bool
-	failure error // of the last attempt to list or watch, explained; nil when it worked
+	started time.Time // of the last run
+	failure error     // of the last attempt to list or watch, explained; nil when it worked
 }
 
-func newFeed(what string, log *slog.Logger, example runtime.Object, transform cache.TransformFunc, list cache.ListWithContextFunc, watchFunc cache.WatchFuncWithContext) *feed {
-	f := &feed{what: what, log: log, bell: make(chan struct{})}
+func newFeed(what string, log *slog.Logger, reach *reach, example runtime.Object, transform cache.TransformFunc, list cache.ListWithContextFunc, watchFunc cache.WatchFuncWithContext) *feed {
+	f := &feed{what: what, log: log, reach: reach, bell: make(chan struct{})}
+	reach.onChange(f.ring)
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			objects, err := list(ctx, o)
@@ -86,6 +91,9 @@ func (f *feed) run(ctx context.Context) {
 func (f *feed) setRunning(running bool) {
 	f.mu.Lock()
 	f.running = running
+	if running {
+		f.started = time.Now()
+	}
 	f.mu.Unlock()
 	f.ring()
 }
@@ -95,13 +103,15 @@ func (f *feed) note(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
+	var unanswered *url.Error
+	told := errors.As(err, &unanswered) // by reach, once for all feeds
 	err = explain(err, "list and watch", f.what)
 	f.mu.Lock()
 	before := f.failure
 	f.failure = err
 	f.mu.Unlock()
 	switch {
-	case err != nil && (before == nil || before.Error() != err.Error()):
+	case err != nil && !told && (before == nil || before.Error() != err.Error()):
 		f.log.Warn("the API server can't be followed; it is tried again", "what", f.what, "error", err)
 	case err == nil && before != nil:
 		f.log.Info("the API server is followed again", "what", f.what)
@@ -139,9 +149,12 @@ func (f *feed) wait(ctx context.Context, done func() bool) {
 // synced says that the informer has had a whole list.
 func (f *feed) synced() bool { return f.informer.HasSynced() }
 
-// broken says that waiting doesn't help: the informer doesn't run, or its last
-// attempt failed.
+// broken says that waiting doesn't help: the informer doesn't run, its last
+// attempt failed, or the API server doesn't answer.
 func (f *feed) broken() bool {
+	if f.reach.away() != nil {
+		return true
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return !f.running || f.failure != nil
@@ -153,11 +166,22 @@ func (f *feed) failing() bool {
 	return f.failure != nil
 }
 
-// unreachable says that the last attempt got no answer.
-func (f *feed) unreachable() bool {
+// silent says that the API server hasn't answered what the informer asked.
+func (f *feed) silent() bool {
+	away := f.reach.away() != nil
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.running && f.failure != nil && !answered(f.failure)
+	return f.running && (away || f.failure == nil || !answered(f.failure))
+}
+
+// settle waits, in the first moments of a run, until the informer has synced
+// or has failed.
+func (f *feed) settle(ctx context.Context) {
+	f.mu.Lock()
+	ctx, cancel := context.WithDeadline(ctx, f.started.Add(settleTime))
+	f.mu.Unlock()
+	defer cancel()
+	f.wait(ctx, func() bool { return f.synced() || f.broken() })
 }
 
 // ready is why the feed can't be relied on yet, in words.
@@ -165,6 +189,7 @@ func (f *feed) ready() error {
 	if f.synced() {
 		return nil
 	}
+	away := f.reach.away()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
@@ -172,6 +197,8 @@ func (f *feed) ready() error {
 		return errors.New(f.what + ": not started")
 	case f.failure != nil:
 		return f.failure
+	case away != nil:
+		return explain(away, "list and watch", f.what)
 	}
 	return errors.New(f.what + ": waiting for the API server's first list")
 }

@@ -40,11 +40,12 @@ func (c *Cache) Network(ctx context.Context, ref attach.NetworkRef) (attach.Netw
 }
 
 func (c *Cache) findNetwork(ctx context.Context, ref attach.NetworkRef) (definition, error) {
-	c.settle(ctx)
+	// An old copy isn't used while the API server is about to answer.
+	c.networks.settle(ctx)
 	if nad, ok := c.networks.get(ref.Namespace, ref.Name).(*nadv1.NetworkAttachmentDefinition); ok {
 		return definitionOf(nad), nil
 	}
-	if !c.networks.synced() && c.networks.unreachable() {
+	if !c.networks.synced() && c.networks.silent() {
 		if copied, ok := c.disk.load(ref); ok {
 			return copied, nil
 		}
@@ -59,14 +60,6 @@ func (c *Cache) findNetwork(ctx context.Context, ref attach.NetworkRef) (definit
 		}
 	}
 	return definition{}, err
-}
-
-// settle waits after the start until the informer has synced or has failed
-// once, so that an old copy isn't used while the API server is about to answer.
-func (c *Cache) settle(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, settleTime)
-	defer cancel()
-	c.networks.wait(ctx, func() bool { return c.networks.synced() || c.networks.broken() })
 }
 
 // definition is what is kept of a NetworkAttachmentDefinition, in memory's

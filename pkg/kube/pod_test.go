@@ -103,6 +103,22 @@ func TestPodAnnotationsRefuses(t *testing.T) {
 	wantPod(t, c, pod("p", "y"), pod("p", "y"), "")
 }
 
+// With the API server known to be away nobody waits for the informer.
+func TestPodAnnotationsServerAway(t *testing.T) {
+	s := newAPIServer(t)
+	c := running(t, s, "")
+	synced(t, c)
+	s.stop()
+	defer s.restart()
+	eventually(t, "the failure is noticed", func() bool { return c.client.reach.away() != nil })
+	start := time.Now()
+	_, _, err := c.PodAnnotations(t.Context(), pod("p", "u"))
+	wantError(t, err, ErrUnavailable, "pod ns/p")
+	if took := time.Since(start); took > podLag/2 {
+		t.Errorf("the answer took %v", took)
+	}
+}
+
 func TestPatchPodStatus(t *testing.T) {
 	t.Run("invalid", func(t *testing.T) { testPatchPodStatus(t, newAPIServer(t)) })
 	t.Run("conflict", func(t *testing.T) {
