@@ -10,9 +10,10 @@ import (
 )
 
 // ArgsKey is the CNI_ARGS key that carries selections in the comma form, for
-// callers without pods: `CNI_ARGS="IgnoreUnknown=1;META_CNI_NETWORKS=net1,net2@if2"`
-// with cnitool, `--network meta-cni:...` options of podman and nerdctl. The
-// JSON form can't be used there unless it has no ";", which CNI_ARGS reserves.
+// callers without pods, as in
+// CNI_ARGS="IgnoreUnknown=1;META_CNI_NETWORKS=net1,ns/net2@if2" cnitool add …
+// (likewise for whatever drives podman or nerdctl through libcni and can set
+// arguments). The JSON form is for annotations: CNI_ARGS reserves ";".
 const ArgsKey = "META_CNI_NETWORKS"
 
 // FromArgs finds the selections that a caller gives in CNI_ARGS, as a value for

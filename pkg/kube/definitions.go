@@ -82,7 +82,7 @@ func (d *definitions) load(ref attach.NetworkRef) (definition, bool) {
 		return definition{}, false
 	}
 	if err != nil {
-		d.log.Warn("the copy of a network definition can't be read", "network", ref, "error", err)
+		d.log.Warn("the copy of a network definition can't be read", "network", ref.String(), "error", err)
 		return definition{}, false
 	}
 	found, err := decodeDefinition(data)
@@ -90,7 +90,7 @@ func (d *definitions) load(ref attach.NetworkRef) (definition, bool) {
 		err = fmt.Errorf("it is of %s", found.ref())
 	}
 	if err != nil {
-		d.log.Warn("the copy of a network definition is damaged and is ignored; it is written again when the API server answers", "network", ref, "error", err)
+		d.log.Warn("the copy of a network definition is damaged and is ignored; it is written again when the API server answers", "network", ref.String(), "error", err)
 		return definition{}, false
 	}
 	return found, true
@@ -269,7 +269,9 @@ func writeSynced(root *os.Root, name string, data []byte) error {
 }
 
 func remove(root *os.Root, name string) (bool, error) {
+	failpoint.Hit("kube-definition-before-remove")
 	err := root.Remove(name)
+	failpoint.Hit("kube-definition-after-remove")
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
