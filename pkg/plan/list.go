@@ -3,11 +3,15 @@ package plan
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"reflect"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/utils"
+	cniversion "github.com/containernetworking/cni/pkg/version"
 )
 
 // missingVersion is the cniVersion of a configuration that names none: every
@@ -15,6 +19,9 @@ import (
 // prevResult on DEL. The specification demands the key; Multus' users often
 // leave it out.
 const missingVersion = "0.4.0"
+
+// maxDepth bounds the nesting of a configuration; real ones stay below ten.
+const maxDepth = 64
 
 // list is a configuration list whose unknown keys and number formats are kept
 // as written.
@@ -29,9 +36,12 @@ type list struct {
 // parseList reads a configuration or a configuration list; fallback is its
 // name when it has none.
 func parseList(data []byte, fallback string) (*list, error) {
+	if err := checkDepth(data); err != nil {
+		return nil, err
+	}
 	l := &list{raw: data}
 	if err := json.Unmarshal(data, &l.top); err != nil {
-		return nil, fmt.Errorf("configuration is not a JSON object: %w", err)
+		return nil, fmt.Errorf("configuration is not a JSON object: %w", plain(err))
 	}
 	if l.top == nil {
 		return nil, fmt.Errorf("configuration is null: a CNI configuration is a JSON object with `type` or `plugins`")
@@ -39,12 +49,30 @@ func parseList(data []byte, fallback string) (*list, error) {
 	if _, ok := l.top["plugins"]; !ok {
 		l.wrap()
 	} else if err := json.Unmarshal(l.top["plugins"], &l.plugins); err != nil {
-		return nil, fmt.Errorf("plugins: %w", err)
+		return nil, fmt.Errorf("plugins: %w", plain(err))
 	}
 	if err := l.complete(fallback); err != nil {
 		return nil, err
 	}
 	return l, l.validate()
+}
+
+// checkDepth refuses deep nesting before a recursive decoder sees it. What else
+// may be wrong with the data is for that decoder to say.
+func checkDepth(data []byte) error {
+	depth, d := 0, json.NewDecoder(bytes.NewReader(data))
+	for token, err := d.Token(); err == nil; token, err = d.Token() {
+		switch token {
+		case json.Delim('{'), json.Delim('['):
+			depth++
+		case json.Delim('}'), json.Delim(']'):
+			depth--
+		}
+		if depth > maxDepth {
+			return fmt.Errorf("configuration is nested deeper than %d levels: flatten it", maxDepth)
+		}
+	}
+	return nil
 }
 
 // wrap makes a list of a single configuration (specification 1.1.0, section
@@ -61,16 +89,46 @@ func (l *list) wrap() {
 }
 
 func (l *list) complete(fallback string) error {
-	if _, ok := l.top["cniVersions"]; !ok && !hasString(l.top["cniVersion"]) {
-		l.top["cniVersion"], l.changed = quote(missingVersion), true
+	version, err := l.text("cniVersion")
+	if err != nil {
+		return err
 	}
-	if !hasString(l.top["name"]) {
-		if fallback == "" {
-			return fmt.Errorf("name: the configuration has none")
+	if _, ok := l.top["cniVersions"]; !ok && version == "" {
+		if err := l.set("cniVersion", missingVersion); err != nil {
+			return err
 		}
-		l.top["name"], l.changed = quote(fallback), true
 	}
-	return json.Unmarshal(l.top["name"], &l.name)
+	// libcni reads the version only on CHECK and DEL, which would fail for ever.
+	if _, _, _, err := cniversion.ParseVersion(version); version != "" && err != nil {
+		return fmt.Errorf("cniVersion: %q is not of the form 1.0.0", version)
+	}
+	if l.name, err = l.text("name"); err != nil || l.name != "" {
+		return err
+	}
+	if fallback == "" {
+		return fmt.Errorf("name: the configuration has none")
+	}
+	l.name = fallback
+	return l.set("name", fallback)
+}
+
+// text is the string under a key of the list, empty when it is missing.
+func (l *list) text(key string) (string, error) {
+	raw, ok := l.top[key]
+	if !ok {
+		return "", nil
+	}
+	var s string
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return "", fmt.Errorf("%s: %w", key, plain(err))
+	}
+	return s, nil
+}
+
+func (l *list) set(key, value string) error {
+	raw, err := json.Marshal(value)
+	l.top[key], l.changed = raw, true
+	return err
 }
 
 func (l *list) validate() error {
@@ -105,7 +163,7 @@ func validatePlugin(p map[string]json.RawMessage) error {
 		return err
 	}
 	if err := json.Unmarshal(whole, &plugin); err != nil {
-		return err
+		return plain(err)
 	}
 	if err := validateType("type", plugin.Type); err != nil {
 		return err
@@ -145,11 +203,11 @@ func (l *list) mergeArgs(cniArgs map[string]any) error {
 	for _, p := range l.plugins {
 		var args map[string]json.RawMessage
 		if err := unmarshalObject(p["args"], &args); err != nil {
-			return fmt.Errorf("args: %w", err)
+			return fmt.Errorf("args: %w", plain(err))
 		}
 		var cni map[string]any
 		if err := unmarshalObject(args["cni"], &cni); err != nil {
-			return fmt.Errorf("args.cni: %w", err)
+			return fmt.Errorf("args.cni: %w", plain(err))
 		}
 		maps.Copy(cni, cniArgs)
 		merged, err := json.Marshal(cni)
@@ -211,11 +269,19 @@ func (l *list) bytes() ([]byte, error) {
 	return json.Marshal(top)
 }
 
-func hasString(raw json.RawMessage) bool {
-	var s string
-	return json.Unmarshal(raw, &s) == nil && s != ""
-}
-
-func quote(s string) json.RawMessage {
-	return json.RawMessage(fmt.Sprintf("%q", s))
+// plain says in words what a type error of encoding/json says in terms of Go.
+func plain(err error) error {
+	var wrong *json.UnmarshalTypeError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	want := map[reflect.Kind]string{
+		reflect.String: "a string", reflect.Bool: "true or false", reflect.Slice: "a list",
+		reflect.Map: "an object", reflect.Struct: "an object",
+	}[wrong.Type.Kind()]
+	key := strings.TrimPrefix(wrong.Field, ".")
+	if key != "" {
+		key += ": "
+	}
+	return fmt.Errorf("%sis of type %s, must be %s", key, wrong.Value, want)
 }
