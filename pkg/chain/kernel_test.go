@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
 
 	"github.com/meta-cni/meta-cni/pkg/attach"
 	"github.com/meta-cni/meta-cni/pkg/journal"
@@ -195,12 +197,34 @@ func TestDefaultRouteMoves(t *testing.T) {
 			if err := w.check(set); err != nil {
 				t.Errorf("CHECK: %v", err)
 			}
+			w.wantCheckSeesOtherRoute(set, tt.gateways[0])
 			must(t, w.del(set))
 			w.wantEmptyPod()
 			w.wantNothing()
 		})
 	}
 }
+
+// wantCheckSeesOtherRoute takes the moved default route away: plugins may not
+// look at it, the chain does.
+func (w *world) wantCheckSeesOtherRoute(set *journal.Set, gateway string) {
+	w.Helper()
+	size := net.IPv4len
+	if netip.MustParseAddr(gateway).Is6() {
+		size = net.IPv6len
+	}
+	must(w, w.pod.Netlink().RouteDel(&netlink.Route{
+		Dst: &net.IPNet{IP: make(net.IP, size), Mask: make(net.IPMask, size)}, Gw: net.ParseIP(gateway),
+	}))
+	if err := w.check(set); err == nil {
+		w.Error("CHECK passes although the default route is gone")
+	}
+	if err := w.node.Do(func() error { return checkDefaults(w.Context(), ptr(set.State())) }); err == nil {
+		w.Error("the chain's own CHECK passes")
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
 
 // routesOf are the routes of each result.
 func routesOf(t *testing.T, attachments []attach.Attachment) [3][]string {

@@ -85,6 +85,12 @@ func misbehave(dir string, b behaviour) int {
 		// Without a handler of some signal the runtime would see a deadlock.
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 		select {}
+	case "tidy up":
+		asked := make(chan os.Signal, 1)
+		signal.Notify(asked, syscall.SIGTERM)
+		mark(dir+"waiting", "")
+		<-asked
+		mark(dir+"tidied", "")
 	case "hang for ever":
 		signal.Ignore(syscall.SIGTERM)
 		mark(dir+"child", fmt.Sprint(leaveChild()))

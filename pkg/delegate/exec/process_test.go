@@ -57,6 +57,22 @@ func TestDeadlineEndsTheGroup(t *testing.T) {
 	}
 }
 
+// SIGTERM comes first: a plugin may use its grace, and its result no longer
+// counts.
+func TestDeadlineAsksFirst(t *testing.T) {
+	b := newBench(t, nil)
+	ctx, end := context.WithCancelCause(t.Context())
+	go func() {
+		defer end(context.DeadlineExceeded)
+		await(t, "the plugin waits", func() bool { return exists(b.path("waiting")) })
+	}()
+	_, err := b.Add(ctx, b.call(list("1.0.0", does("ADD", behaviour{Do: "tidy up", Print: `{"cniVersion":"1.0.0"}`}))))
+	wantError(t, err, types.ErrTryAgainLater, "did not finish in time")
+	if !exists(b.path("tidied")) {
+		t.Error("the plugin had no time to tidy up")
+	}
+}
+
 // A helper that a plugin leaves in its group ends with it, and what the plugin
 // said counts: neither is waited for.
 func TestLeftChildIsEndedAndResultCounts(t *testing.T) {
