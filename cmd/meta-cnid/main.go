@@ -23,6 +23,8 @@ import (
 	"syscall"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"github.com/meta-cni/meta-cni/pkg/config"
 	"github.com/meta-cni/meta-cni/pkg/daemon"
 	"github.com/meta-cni/meta-cni/pkg/install"
@@ -74,6 +76,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	log := newLogger(level)
+	klog.SetSlogLogger(log) // client-go's own messages
 	if err := daemon.PrepareHost(log); err != nil {
 		return err
 	}

@@ -198,6 +198,7 @@ func TestKillAtEachStep(t *testing.T) {
 			hits[name] += b.killInAdd(t, name)
 			hits[name] += b.killInUndo(t, name)
 			hits[name] += b.killInDel(t, name)
+			hits[name] += b.killInSpool(t, name)
 		})
 	}
 	report(t, names, hits)
@@ -298,6 +299,34 @@ func (b *bed) died() bool {
 	}
 	b.Signal(os.Kill)
 	return false
+}
+
+// killInSpool kills a daemon that works off a DEL which found no daemon.
+func (b *bed) killInSpool(t *testing.T, name string) int {
+	t.Helper()
+	for n := 1; ; n++ {
+		s, pod := b.sandbox()
+		b.start()
+		if reply := b.Plugin("ADD", s); reply.Err != nil {
+			t.Fatalf("ADD: %v\n%s", reply.Err, b.Log())
+		}
+		b.Signal(os.Interrupt)
+		if reply := b.Plugin("DEL", s); reply.Err != nil {
+			t.Fatalf("DEL without a daemon: %v", reply.Err)
+		}
+		b.start(fmt.Sprintf("META_CNI_FAILPOINT=%s:%d", name, n))
+		b.await(t, pod, func(_, left []string) bool { return len(left) == 0 || b.Ended() })
+		killed := b.Ended()
+		if killed {
+			b.start()
+		}
+		b.awaitClean(t, pod)
+		b.Signal(os.Interrupt)
+		pod.Remove()
+		if !killed {
+			return n - 1
+		}
+	}
 }
 
 // killInUndo kills an ADD whose third network can't be attached.

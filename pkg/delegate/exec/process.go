@@ -168,7 +168,7 @@ func startError(path string, err error) error {
 	}
 	return types.NewError(types.ErrInvalidNetworkConfig,
 		fmt.Sprintf("plugin %s needs the loader %s, which isn't here", path, loader),
-		"it is dynamically linked or a script: install a static build of it, or run meta-cnid on the host instead of in its image")
+		"it is dynamically linked or a script: mount the node's /usr into the daemon's pod as deployments/meta-cni.yaml does, install a static build of it, or run meta-cnid on the host")
 }
 
 // interpreter is the loader that an ELF file asks for, or of a script.
