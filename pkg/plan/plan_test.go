@@ -152,7 +152,10 @@ func FuzzMake(f *testing.F) {
 		{`{"type":"macvlan"}`, `[{"name":"a","mac":"02:00:00:00:00:01","ips":["10.0.0.1/8"],"cni-args":{"k":[1,2.50]},"default-route":["10.0.0.2","::1"]}]`},
 		{`{"Type":"x","type":"y","PLUGINS":[],"ipam":{"TYPE":"../x"}}`, `a`},
 		{`{"cniVersions":["1.0.0"],"name":"b","plugins":[{"type":"x","args":{"cni":{"a":1e99}},"capabilities":{"mac":true}}]}`, `[{"name":"a","interface":"net2"},{"name":"a"}]`},
-		{nested(100), `a`}, {`null`, `a`}, {`{"plugins":[null]}`, `a`}, {"{\"name\":\"\\ud800\",\"type\":\"a\"}", "a"},
+		{nested(100), `a`},
+		{`null`, `a`},
+		{`{"plugins":[null]}`, `a`},
+		{"{\"name\":\"\\ud800\",\"type\":\"a\"}", "a"},
 	} {
 		f.Add(seed[0], seed[1])
 	}

@@ -114,7 +114,20 @@ func endGroup(leader int) {
 // go is not waited for longer than groupGrace.
 func awaitGroup(group int) {
 	for end := time.Now().Add(groupGrace); time.Now().Before(end); <-time.After(time.Millisecond) {
-		if errors.Is(syscall.Kill(-group, 0), syscall.ESRCH) || !groupRuns(group) {
+		over := errors.Is(syscall.Kill(-group, 0), syscall.ESRCH) || !groupRuns(group)
+		reap(group)
+		if over {
+			return
+		}
+	}
+}
+
+// reap takes the ended orphans of a group: in a container the daemon is
+// process 1, which inherits them, and they would stay zombies for ever.
+func reap(group int) {
+	for {
+		pid, err := syscall.Wait4(-group, nil, syscall.WNOHANG, nil)
+		if pid <= 0 && !errors.Is(err, syscall.EINTR) {
 			return
 		}
 	}

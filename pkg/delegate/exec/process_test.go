@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 )
 
 func TestDeadlineEndsTheGroup(t *testing.T) {
@@ -87,6 +88,23 @@ func TestLeftChildIsEndedAndResultCounts(t *testing.T) {
 	}
 	if pid := b.child(); runs(pid) {
 		t.Errorf("the child %d still runs", pid)
+	}
+}
+
+// In a container the daemon is process 1 and inherits the orphans of plugins:
+// they don't stay as zombies.
+func TestOrphansAreReaped(t *testing.T) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) }()
+	b := newBench(t, nil)
+	_, err := b.Add(t.Context(), b.call(list("1.0.0", does("ADD", behaviour{Do: "leave a child", Print: `{"cniVersion":"1.0.0"}`}))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, err := readStat(b.child()); err == nil {
+		t.Errorf("the child is still there: %+v", st)
 	}
 }
 
