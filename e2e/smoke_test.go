@@ -19,6 +19,7 @@ import (
 // smoke is the life of one pod on every node, in plain Go: it shows that the
 // bed works, and how long each step takes, without the scenario engine.
 func smoke(t *testing.T, w *world.World) {
+	t.Run("leftovers are noticed", func(t *testing.T) { noticeLeftovers(t, w.Nodes[0]) })
 	for _, n := range w.Nodes {
 		t.Run(n.Name, func(t *testing.T) {
 			before, err := scenario.LookAt(t.Context(), n)
@@ -80,5 +81,34 @@ func deleteSmokePod(t *testing.T, w *world.World, n *world.Node) {
 	err := w.Client().CoreV1().Pods("default").Delete(t.Context(), "smoke-"+n.Name, metav1.DeleteOptions{})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// noticeLeftovers shows that the check at the end of every story can fail.
+func noticeLeftovers(t *testing.T, n *world.Node) {
+	before, err := scenario.LookAt(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, leave, remove, want string }{
+		{"link", "ip link add left type veth peer name left2", "ip link del left", "link left2"},
+		{"network namespace", "ip netns add left", "ip netns del left", "network namespace /run/netns/left"},
+		{"lease", "mkdir -p /var/lib/cni/networks/left && touch /var/lib/cni/networks/left/192.0.2.1", "rm -r /var/lib/cni/networks/left", "lease /var/lib/cni/networks/left/192.0.2.1"},
+		{"journal", "mkdir -p /var/lib/meta-cni/attachments && touch /var/lib/meta-cni/attachments/left", "rm /var/lib/meta-cni/attachments/left", "journal /var/lib/meta-cni/attachments/left"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if _, err := n.Exec(t.Context(), "sh", "-c", c.leave); err != nil {
+				t.Fatal(err)
+			}
+			if err := scenario.Leftovers(t.Context(), n, before); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want an error about %q", err, c.want)
+			}
+			if _, err := n.Exec(t.Context(), "sh", "-c", c.remove); err != nil {
+				t.Fatal(err)
+			}
+			if err := scenario.Leftovers(t.Context(), n, before); err != nil {
+				t.Errorf("after its removal: %v", err)
+			}
+		})
 	}
 }

@@ -49,12 +49,12 @@ func Install(ctx context.Context, w *world.World, repository string) error {
 	return nil
 }
 
-func importImage(ctx context.Context, w *world.World, repository string) error {
+func importImage(ctx context.Context, w *world.World, repository string) (err error) {
 	dir, err := os.MkdirTemp("", "meta-cni-image-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	archive := filepath.Join(dir, "image.tar")
 	build := exec.CommandContext(ctx, "go", "run", "./images/build", "-o", archive)
 	build.Dir = repository

@@ -17,6 +17,7 @@ import (
 func faultCommands() map[string]command {
 	return map[string]command{
 		"kill-daemon":     {usage: "NODE", min: 1, run: killDaemon},
+		"replace-daemon":  {usage: "NODE", min: 1, run: replaceDaemon},
 		"daemon-ready":    {usage: "NODE...", min: 1, run: daemonReady},
 		"daemon-log":      {usage: "NODE REGEXP", min: 2, run: daemonLog},
 		"cut-api":         {usage: "NODE", min: 1, run: cutAPI},
@@ -76,6 +77,20 @@ func killDaemon(ctx context.Context, c *call) error {
 			c.killed[n.Name] = pid
 			return syscall.Kill(pid, syscall.SIGKILL)
 		})
+	})
+}
+
+// replaceDaemon deletes the daemon's pod, as an upgrade does: it ends in its
+// own time and the DaemonSet makes another.
+func replaceDaemon(ctx context.Context, c *call) error {
+	return c.eachNode(c.args[:1], func(n *world.Node) error {
+		pid, err := c.daemonPid(n)
+		if err != nil {
+			return err
+		}
+		c.killed[n.Name] = pid
+		return c.world.Client().CoreV1().Pods(c.daemon.Namespace).DeleteCollection(ctx, metav1.DeleteOptions{},
+			metav1.ListOptions{LabelSelector: c.daemon.Selector, FieldSelector: "spec.nodeName=" + n.Name})
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,9 @@ import (
 func podCommands() map[string]command {
 	return map[string]command{
 		"pod":       {usage: "NAME NODE [NETWORKS]", min: 2, run: makePod},
+		"pods":      {usage: "PREFIX NUMBER NODE [NETWORKS]", min: 3, run: makePods},
+		"pods-up":   {usage: "NUMBER", min: 1, run: allPodsUp},
+		"pods-gone": {run: allPodsGone},
 		"pod-seen":  {usage: "NAME...", min: 1, run: podsSeen},
 		"pod-up":    {usage: "NAME...", min: 1, run: podsUp},
 		"pod-gone":  {usage: "NAME...", min: 1, run: podsGone},
@@ -48,16 +52,57 @@ func NewPod(name, node string) *corev1.Pod {
 // makePod creates a pod that stays, with the networks annotation if one is
 // given.
 func makePod(ctx context.Context, c *call) error {
-	if _, err := c.node(c.args[1]); err != nil {
+	return c.createPod(ctx, c.args[0], c.args[1], c.args[2:])
+}
+
+func (st *story) createPod(ctx context.Context, name, node string, networks []string) error {
+	if _, err := st.world.Node(node); err != nil {
 		return err
 	}
-	pod := NewPod(c.args[0], c.args[1])
-	if len(c.args) > 2 {
-		pod.Annotations = map[string]string{"k8s.v1.cni.cncf.io/networks": c.args[2]}
+	pod := NewPod(name, node)
+	if len(networks) > 0 {
+		pod.Annotations = map[string]string{"k8s.v1.cni.cncf.io/networks": networks[0]}
 	}
-	_, err := c.world.Client().CoreV1().Pods(c.namespace).Create(ctx, pod, metav1.CreateOptions{})
+	_, err := st.world.Client().CoreV1().Pods(st.namespace).Create(ctx, pod, metav1.CreateOptions{})
 	return err
 }
+
+// makePods creates many pods alike, PREFIX-1 and so on.
+func makePods(ctx context.Context, c *call) error {
+	number, err := strconv.Atoi(c.args[1])
+	if err != nil {
+		return err
+	}
+	for i := 1; i <= number; i++ {
+		if err := c.createPod(ctx, fmt.Sprintf("%s-%d", c.args[0], i), c.args[2], c.args[3:]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// allPodsUp waits until the story has so many pods and all are ready.
+func allPodsUp(ctx context.Context, c *call) error {
+	return world.Eventually(ctx, patience, func(ctx context.Context) error {
+		pods, err := c.world.Client().CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		up := 0
+		for _, pod := range pods.Items {
+			if ready(&pod) {
+				up++
+			}
+		}
+		if want := c.args[0]; strconv.Itoa(up) != want {
+			return fmt.Errorf("%d of %d pods are up, want %s", up, len(pods.Items), want)
+		}
+		return nil
+	})
+}
+
+// allPodsGone deletes all pods of the story and waits for their end.
+func allPodsGone(ctx context.Context, c *call) error { return c.deletePods(ctx) }
 
 // podsSeen waits until the node's kubelet has the pod and has begun to run it.
 func podsSeen(ctx context.Context, c *call) error {

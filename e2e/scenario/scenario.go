@@ -218,7 +218,11 @@ func (cmd command) wrap(name string) func(*testscript.TestScript, bool, []string
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
 		defer cancel()
-		err := cmd.run(ctx, &call{story: ts.Value(storyKey{}).(*story), ts: ts, args: args, stdout: ts.Stdout()})
+		st, ok := ts.Value(storyKey{}).(*story)
+		if !ok {
+			ts.Fatalf("%s is for stories that a Suite plays", name)
+		}
+		err := cmd.run(ctx, &call{story: st, ts: ts, args: args, stdout: ts.Stdout()})
 		switch {
 		case neg && err == nil:
 			ts.Fatalf("%s succeeded, but it should not", name)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -30,12 +31,12 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, opts world.Options, install bool) error {
+func run(ctx context.Context, opts world.Options, install bool) (err error) {
 	w, err := world.Start(ctx, opts)
 	if err != nil {
 		return err
 	}
-	defer w.Close()
+	defer func() { err = errors.Join(err, w.Close()) }()
 	if err := scenario.InstallTestPlugins(w); err != nil {
 		return err
 	}
@@ -50,5 +51,5 @@ func run(ctx context.Context, opts world.Options, install bool) error {
 	}
 	fmt.Println("Ctrl-C removes everything.")
 	<-ctx.Done()
-	return w.Close()
+	return nil
 }

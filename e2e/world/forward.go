@@ -50,7 +50,7 @@ func pipe(ctx context.Context, local net.Conn) {
 	defer remote.Close()
 	closed := make(chan struct{}, 2)
 	forward := func(to, from net.Conn) {
-		io.Copy(to, from) // ends with the connection; why does not matter
+		_, _ = io.Copy(to, from) // ends with the connection; why does not matter
 		closed <- struct{}{}
 	}
 	go forward(remote, local)

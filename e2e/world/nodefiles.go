@@ -63,6 +63,8 @@ featureGates: {KubeletCrashLoopBackOffMax: true}
 imageGCHighThresholdPercent: 100
 makeIPTablesUtilChains: false
 resolvConf: /etc/resolv.conf
+staticPodPath: /etc/kubernetes/manifests
+fileCheckFrequency: 1s
 volumePluginDir: /var/lib/kubelet/volume-plugins
 `
 
@@ -99,8 +101,10 @@ func (n *Node) writeEtc(primary func(*Node) (string, string)) error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(etc, "cni/net.d"), 0o755); err != nil {
-		return err
+	for _, dir := range []string{"cni/net.d", "kubernetes/manifests"} {
+		if err := os.MkdirAll(filepath.Join(etc, dir), 0o755); err != nil {
+			return err
+		}
 	}
 	return n.world.pki.writeKubeconfig(filepath.Join(etc, "kubernetes/kubelet.kubeconfig"), userNode(n.Name),
 		"https://"+net.JoinHostPort(controlAddr, APIPort))

@@ -96,7 +96,7 @@ func (p *process) alive() error {
 	select {
 	case <-p.done:
 		tail, _ := Tail(p.log, 5) // best effort: it only explains
-		return fmt.Errorf("%s: %w (%v): %s", p.name, errEnded, p.err, tail)
+		return fmt.Errorf("%s: %w: %s", p.name, errors.Join(errEnded, p.err), tail)
 	default:
 		return nil
 	}

@@ -2,6 +2,7 @@ package world
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os/exec"
@@ -141,19 +142,22 @@ func dialIn(ctx context.Context, netns, addr string) (net.Conn, error) {
 	answers := make(chan answer, 1)
 	go func() {
 		runtime.LockOSThread()
-		conn, err := func() (net.Conn, error) {
-			fd, err := unix.Open(filepath.Join(netnsDir, netns), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return nil, err
-			}
-			defer unix.Close(fd)
-			if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-				return nil, err
-			}
-			return (&net.Dialer{}).DialContext(ctx, "tcp4", addr)
-		}()
+		if err := enterNetns(filepath.Join(netnsDir, netns)); err != nil {
+			answers <- answer{nil, err}
+			return
+		}
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp4", addr)
 		answers <- answer{conn, err}
 	}()
 	a := <-answers
 	return a.conn, a.err
+}
+
+// enterNetns moves the calling thread.
+func enterNetns(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Setns(fd, unix.CLONE_NEWNET), unix.Close(fd))
 }
