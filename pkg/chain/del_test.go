@@ -3,6 +3,7 @@ package chain
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/meta-cni/meta-cni/pkg/attach"
 	"github.com/meta-cni/meta-cni/pkg/journal"
 	"github.com/meta-cni/meta-cni/pkg/testnet"
 )
@@ -203,32 +205,37 @@ func TestDelOfUnreadableNamespace(t *testing.T) {
 	r.wantFiles(0)
 }
 
-// The process that a killed daemon left is gone before the first DEL.
+// The process that a killed daemon left is gone before the first DEL. After a
+// reboot its number is that of another one.
 func TestDelEndsLeftovers(t *testing.T) {
-	r := newRig(t)
-	set := r.begin(1, "", journal.Namespace{})
-	cmd := osexec.Command("/bin/sleep", "3600")
-	cmd.Env = []string{"CNI_CONTAINERID=c1"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	must(t, cmd.Start())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	must(t, set.Process(0, &journal.Process{Group: cmd.Process.Pid, StartTime: startOf(t, cmd.Process.Pid)}))
-	r.reopen("boot-1")
-	set, _ = r.j.Get(key())
-	r.faults["DEL 0"] = func(context.Context) error {
-		select {
-		case <-ended:
-			return nil
-		case <-time.After(10 * time.Second):
-			return errors.New("the process still runs")
-		}
+	for boot, wantEnded := range map[string]bool{"boot-1": true, "boot-2": false} {
+		t.Run(boot, func(t *testing.T) {
+			r := newRig(t)
+			set := r.begin(1, "", journal.Namespace{})
+			cmd := osexec.Command("/bin/sleep", "3600")
+			cmd.Env = []string{"CNI_CONTAINERID=c1"}
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			must(t, cmd.Start())
+			t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+			must(t, set.Process(0, &journal.Process{Group: cmd.Process.Pid, StartTime: startOf(t, cmd.Process.Pid)}))
+			r.reopen(boot)
+			set, _ = r.j.Get(key())
+			ended := false
+			r.faults["DEL 0"] = func(context.Context) error { ended = stateOf(t, cmd.Process.Pid) == "Z"; return nil }
+			must(t, r.Chain.Del(t.Context(), r.j, set, "restart", Trip{}))
+			r.wantAsked("DEL 0")
+			if ended != wantEnded {
+				t.Errorf("the process had ended before DEL: %v, want %v", ended, wantEnded)
+			}
+		})
 	}
-	if err := r.Chain.Del(t.Context(), r.j, set, "restart", Trip{}); err != nil {
-		t.Error(err)
-	}
-	r.wantAsked("DEL 0")
+}
+
+func stateOf(t *testing.T, pid int) string {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	must(t, err)
+	return strings.Fields(string(data))[2]
 }
 
 // startOf is field 22 of proc_pid_stat(5).
@@ -263,6 +270,26 @@ func TestCheck(t *testing.T) {
 	r.wantAsked("CHECK 0", "CHECK 1")
 	if state := set.State(); state.Phase != journal.Committed {
 		t.Errorf("CHECK changed the phase to %s", state.Phase)
+	}
+}
+
+// CHECK and DEL are shown what the runtime was told, not what the delegate said
+// before the default route was moved.
+func TestPreviousIsWhatWasCommitted(t *testing.T) {
+	r := newRig(t)
+	set := r.begin(2, "", journal.Namespace{})
+	told := json.RawMessage(`{"cniVersion":"1.1.0"}`)
+	must(t, errors.Join(
+		set.Process(0, nil), set.Added(0, result(0)), set.Process(1, nil), set.Added(1, result(1)),
+		set.Commit([]attach.Attachment{{Delegate: 1, Result: told}, {Delegate: 0, Result: result(0)}}),
+	))
+	must(t, r.Chain.Check(t.Context(), set, Trip{}))
+	must(t, r.Chain.Del(t.Context(), r.j, set, "DEL", Trip{}))
+	for _, c := range r.calls {
+		want := map[int]string{0: string(result(0)), 1: string(told)}[c.Delegate]
+		if string(c.Previous) != want {
+			t.Errorf("delegate %d is shown %s, want %s", c.Delegate, c.Previous, want)
+		}
 	}
 }
 

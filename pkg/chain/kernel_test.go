@@ -168,8 +168,8 @@ func TestDefaultRouteMoves(t *testing.T) {
 		via      [2]string
 		routes   [3][]string
 	}{
-		{"v4", []string{"10.2.0.1"}, [2]string{"b", "a"}, [3][]string{{"::/0"}, {"0.0.0.0/0 10.2.0.1"}, nil}},
-		{"v6", []string{"2001:db8:2::1"}, [2]string{"a", "b"}, [3][]string{{"0.0.0.0/0"}, {"::/0 2001:db8:2::1"}, nil}},
+		{"v4", []string{"10.2.0.1"}, [2]string{"b", "a"}, [3][]string{{"::/0 2001:db8:1::1"}, {"0.0.0.0/0 10.2.0.1"}, nil}},
+		{"v6", []string{"2001:db8:2::1"}, [2]string{"a", "b"}, [3][]string{{"0.0.0.0/0 10.1.0.1"}, {"::/0 2001:db8:2::1"}, nil}},
 		{"both", []string{"2001:db8:2::1", "10.2.0.1"}, [2]string{"b", "b"}, [3][]string{nil, {"::/0 2001:db8:2::1", "0.0.0.0/0 10.2.0.1"}, nil}},
 	}
 	for _, tt := range tests {

@@ -134,15 +134,16 @@ func (w *world) conf(name, bridge string, net int) []byte {
 	return fmt.Appendf(nil, `{"cniVersion":"1.0.0","name":%q,"plugins":[
 		{"type":"bridge","bridge":%q,"ipam":{"type":"host-local","dataDir":%q,
 			"ranges":[[{"subnet":"10.%d.0.0/24","rangeStart":"10.%d.0.10"}],[{"subnet":"2001:db8:%d::/64","rangeStart":"2001:db8:%d::10"}]],
-			"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}},
+			"routes":[{"dst":"0.0.0.0/0","gw":"10.%d.0.1"},{"dst":"::/0","gw":"2001:db8:%d::1"}]}},
 		{"type":"tuning","sysctl":{"net.core.somaxconn":"500"}}]}`,
-		name, bridge, filepath.Join(w.dir, "leases"), net, net, net, net)
+		name, bridge, filepath.Join(w.dir, "leases"), net, net, net, net, net, net)
 }
 
 // secondary is conf for a further network, without default routes of its own.
 func (w *world) secondary(name, bridge string, net int) []byte {
-	conf := string(w.conf(name, bridge, net))
-	return []byte(strings.Replace(conf, `{"dst":"0.0.0.0/0"},{"dst":"::/0"}`, ``, 1))
+	before, rest, _ := strings.Cut(string(w.conf(name, bridge, net)), `"routes":[`)
+	_, after, _ := strings.Cut(rest, `]`)
+	return []byte(before + `"routes":[]` + after)
 }
 
 // plan has the primary on br-a, ns/b on br-b with the wished default routes,

@@ -144,6 +144,7 @@ func TestOutput(t *testing.T) {
 		{"garbage", behaviour{Print: "hello"}, 0, "invalid character"},
 		{"nothing", behaviour{}, 0, "unexpected end of JSON"},
 		{"unknown version", behaviour{Print: `{"cniVersion":"9.9.9"}`}, 0, "9.9.9"},
+		{"too much after a whole result", behaviour{Print: `{"cniVersion":"1.0.0"}` + strings.Repeat(" ", outputLimit)}, types.ErrInternal, "wrote more than 1048576 bytes"},
 		{"too much by one byte", behaviour{Print: `{"cniVersion":"1.0.0"` + strings.Repeat(" ", outputLimit) + `}`}, types.ErrInternal, "wrote more than 1048576 bytes"},
 	}
 	for _, tt := range tests {
