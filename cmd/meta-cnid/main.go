@@ -3,6 +3,7 @@
 //
 //	meta-cnid run [--config FILE]        the daemon
 //	meta-cnid oneshot                    one request on standard input, for thin mode
+//	meta-cnid conf [--config FILE]       write 00-meta.conf for thin mode, once
 //	meta-cnid health [--config FILE] [--ready]
 //	meta-cnid install --from DIR --to DIR[,DIR…]
 //	meta-cnid version
@@ -30,7 +31,7 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/install"
 )
 
-const usage = "usage: meta-cnid run|oneshot|health|install|version [flags]; meta-cnid <command> -h tells the flags"
+const usage = "usage: meta-cnid run|oneshot|conf|health|install|version [flags]; meta-cnid <command> -h tells the flags"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -54,6 +55,8 @@ func command(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 		return run(ctx, args[1:])
 	case "oneshot":
 		return daemon.Oneshot(ctx, in, out, newLogger(slog.LevelWarn))
+	case "conf":
+		return conf(args[1:])
 	case "health":
 		return health(ctx, args[1:])
 	case "install":
@@ -87,6 +90,14 @@ func run(ctx context.Context, args []string) error {
 // newLogger writes JSON to standard error; the container's runtime keeps it.
 func newLogger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+func conf(args []string) error {
+	cfg, err := readConfig("conf", args, nil)
+	if err != nil {
+		return err
+	}
+	return daemon.WriteThinConf(cfg, newLogger(slog.LevelInfo))
 }
 
 func health(ctx context.Context, args []string) error {

@@ -392,10 +392,14 @@ func TestThin(t *testing.T) {
 	s.Extra = thin
 	b.wantError(t, "ADD", s, 11, "daemon uses this state folder")
 	b.Signal(syscall.SIGTERM)
+	if out, err := b.Run(t.Context(), filepath.Join(string(binaries), "meta-cnid"), "conf", "--config", filepath.Join(b.Dir, "config.yaml")); err != nil {
+		t.Fatalf("meta-cnid conf: %v\n%s", err, out)
+	}
+	s.Extra = nil
 	b.must(t, "ADD", s)
 	wantLinks(t, pod, "eth0", "net1")
 	b.must(t, "CHECK", s)
-	b.must(t, "STATUS", node.Sandbox{Extra: thin})
+	b.must(t, "STATUS", node.Sandbox{})
 	b.must(t, "DEL", s)
 	b.clean(t, pod)
 	typo, typoPod := b.sandbox("typo")

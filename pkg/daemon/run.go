@@ -121,6 +121,31 @@ func newRunner(cfg config.Daemon, log *slog.Logger, socket string) *exec.Runner 
 	return exec.New(exec.Options{CacheDir: filepath.Join(cfg.StateDir, "libcni"), Socket: socket, Log: log})
 }
 
+// WriteThinConf writes 00-meta.conf once, for use without a daemon: nobody
+// keeps it, so it is written again after the primary network has changed.
+func WriteThinConf(cfg config.Daemon, log *slog.Logger) error {
+	s := confSettings(cfg)
+	s.Mode, s.Socket = config.Thin, ""
+	s.Kubeconfig = cfg.Kubernetes.Kubeconfig
+	if cfg.ConfDir != config.DefaultConfDir {
+		s.ConfDir = cfg.ConfDir
+	}
+	if cfg.Mode == config.Standalone {
+		s.ObjectsDir = cfg.ObjectsDir
+	}
+	if len(cfg.NetworkDirs) != 1 || cfg.NetworkDirs[0] != cfg.ConfDir {
+		s.NetworkDirs = cfg.NetworkDirs
+	}
+	generator := confgen.New(confgen.Options{
+		Dir: cfg.ConfDir, Settings: s, Log: log,
+		Pin: confgen.Pin{File: cfg.Primary.File, Network: cfg.Primary.Network},
+	})
+	if err := generator.Sync(); err != nil {
+		return err
+	}
+	return generator.Ready()
+}
+
 // confSettings say what 00-meta.conf must hold besides the primary's
 // capabilities for the plugin to find this daemon.
 func confSettings(cfg config.Daemon) confgen.Settings {
