@@ -18,6 +18,8 @@ func faultCommands() map[string]command {
 	return map[string]command{
 		"kill-daemon":     {usage: "NODE", min: 1, run: killDaemon},
 		"replace-daemon":  {usage: "NODE", min: 1, run: replaceDaemon},
+		"freeze-daemon":   {usage: "NODE", min: 1, run: freezeDaemon},
+		"thaw-daemon":     {usage: "NODE", min: 1, run: thawDaemon},
 		"daemon-ready":    {usage: "NODE...", min: 1, run: daemonReady},
 		"daemon-log":      {usage: "NODE REGEXP", min: 2, run: daemonLog},
 		"cut-api":         {usage: "NODE", min: 1, run: cutAPI},
@@ -77,6 +79,22 @@ func killDaemon(ctx context.Context, c *call) error {
 			c.killed[n.Name] = pid
 			return syscall.Kill(pid, syscall.SIGKILL)
 		})
+	})
+}
+
+// freezeDaemon stops the daemon as it stands: it takes connections, but never
+// answers.
+func freezeDaemon(_ context.Context, c *call) error { return c.signalDaemon(syscall.SIGSTOP) }
+
+func thawDaemon(_ context.Context, c *call) error { return c.signalDaemon(syscall.SIGCONT) }
+
+func (c *call) signalDaemon(signal syscall.Signal) error {
+	return c.eachNode(c.args[:1], func(n *world.Node) error {
+		pid, err := c.daemonPid(n)
+		if err != nil {
+			return err
+		}
+		return syscall.Kill(pid, signal)
 	})
 }
 

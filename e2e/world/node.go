@@ -101,6 +101,9 @@ func (n *Node) install(primary func(*Node) (string, string)) error {
 			return err
 		}
 	}
+	if err := os.MkdirAll(n.varLog(), 0o755); err != nil {
+		return err
+	}
 	if err := os.Symlink("../run", filepath.Join(root, "var/run")); err != nil {
 		return err
 	}
@@ -155,9 +158,14 @@ func (n *Node) boot(ctx context.Context) error {
 	return n.importImage(ctx, n.world.path("images.tar"))
 }
 
+// log returns the file of a process's output.
 func (n *Node) log(name string) string {
 	return filepath.Join(n.world.LogDir, n.Name+"-"+name+".log")
 }
+
+// varLog returns the folder that the node has as /var/log: with the logs of
+// its containers it lies beside the others, and is kept with them.
+func (n *Node) varLog() string { return filepath.Join(n.world.LogDir, n.Name+"-var-log") }
 
 func (n *Node) startInit(ctx context.Context) error {
 	ready := filepath.Join(n.root(), ".ready")
@@ -167,7 +175,7 @@ func (n *Node) startInit(ctx context.Context) error {
 	var err error
 	n.init, err = startProcess(place{cgroup: n.daemonCgroup(), netns: n.NetnsPath}, n.Name+" init", n.log("init"),
 		"/usr/bin/unshare", "--mount", "--propagation", "private",
-		"/bin/sh", "-c", nodeInitScript, "node-init", n.root(), "/.ready",
+		"/bin/sh", "-c", nodeInitScript, "node-init", n.root(), "/.ready", n.varLog(),
 		n.world.bins.containerd+"="+containerdDir, n.world.bins.kubernetes+"="+kubernetesDir)
 	if err != nil {
 		return err

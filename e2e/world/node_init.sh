@@ -3,11 +3,13 @@
 # private mount namespace. It makes $1 the root folder, with the machine's
 # programs below /usr, own /etc /var /opt /run, and kernel file systems as the
 # node sees them; then it stays, to hold the namespaces.
-#   $1 root folder   $2 ready file (inside the root)   rest: host-dir=node-dir, read-only
+#   $1 root folder   $2 ready file (inside the root)   $3 machine's folder for /var/log
+#   rest: machine's folder=node's folder, read-only
 set -eu
 root=$1
 ready=$2
-shift 2
+logs=$3
+shift 3
 mount --bind "$root" "$root"
 cd "$root"
 
@@ -17,6 +19,8 @@ for bind in "$@"; do
 	mount --bind "${bind%%=*}" ".${bind#*=}"
 	mount -o remount,bind,ro ".${bind#*=}"
 done
+
+mount --bind "$logs" var/log
 
 mount -t proc proc proc
 mount --rbind /dev dev
