@@ -172,9 +172,9 @@ func validateContainerID(id string) error {
 	return nil
 }
 
-// ValidateIfName checks an interface name as the kernel does
-// (dev_valid_name: 1–15 bytes, no '/', ':' or white space, not "." or "..")
-// and refuses control characters besides.
+// ValidateIfName checks an interface name: 1–15 printable ASCII characters but
+// '/', ':', '%' and white space, and not "." or "..". The kernel
+// (dev_valid_name) and libcni allow a little more, each something else.
 func ValidateIfName(name string) error {
 	switch {
 	case name == "":
@@ -184,8 +184,8 @@ func ValidateIfName(name string) error {
 	case name == "." || name == "..":
 		return fmt.Errorf("interface name %q is not allowed", name)
 	}
-	for _, c := range name {
-		if c == '/' || c == ':' || c <= ' ' || c == 0x7f {
+	for _, c := range []byte(name) {
+		if c == '/' || c == ':' || c == '%' || c <= ' ' || c >= 0x7f {
 			return fmt.Errorf("interface name %q has an invalid character %q", name, c)
 		}
 	}
