@@ -125,7 +125,7 @@ func TestParseRefuses(t *testing.T) {
 		{"empty interface", "a@", `the interface after "@" is empty`},
 		{"path", "../a", `namespace: ".." is not a namespace's name`},
 		{"dots", "a..b", `name: "a..b"`},
-		{"template", "a@net%d", `interface: "net%d" has an invalid character at 3`},
+		{"template", "a@net%d", `interface name "net%d" has an invalid character`},
 		{"loopback", "a@lo", `"lo" is taken by the kernel`},
 		{"broken json", "[{", "not a JSON list of objects"},
 		{"object", `{"name":"a"}`, `not a JSON list of objects`},
