@@ -44,9 +44,10 @@ func code(err error) uint {
 	}
 }
 
-// failure is the reply for an error; its message starts with the pod.
+// failure is the reply for an error. Its message starts with the pod and ends
+// with the code, because runtimes show the message alone.
 func failure(r *request, err error) *wire.Reply {
-	e := &wire.Error{Code: code(err), Msg: err.Error()}
+	e := &wire.Error{Code: code(err), Msg: fmt.Sprintf("%v (code %d)", err, code(err))}
 	if r != nil {
 		e.CNIVersion = r.conf.CNIVersion
 		if r.pod.Name != "" {

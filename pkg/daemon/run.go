@@ -23,7 +23,7 @@ const (
 	socketName = "meta-cni.sock"
 	healthName = "health.sock"
 	// retryEvery is between looks at the spool and at unfinished work.
-	retryEvery = 30 * time.Second
+	retryEvery = 10 * time.Second
 	// drainTime is what running requests have after SIGTERM; the pod's grace
 	// period is 30 s.
 	drainTime = 25 * time.Second
