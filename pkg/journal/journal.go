@@ -23,6 +23,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/meta-cni/meta-cni/pkg/attach"
 	"github.com/meta-cni/meta-cni/pkg/failpoint"
 )
@@ -46,7 +48,10 @@ type Options struct {
 	Quarantine string
 	// BootID of the running kernel.
 	BootID string
-	Log    *slog.Logger
+	// Container limits the journal to the sets of one container; empty means
+	// all. Other processes may use the folder for other containers then.
+	Container string
+	Log       *slog.Logger
 }
 
 // Journal is the set of files.
@@ -61,19 +66,19 @@ type Journal struct {
 	generation uint64
 }
 
-// Damaged is a file that was put into quarantine when the journal was opened.
+// Damaged is a file whose content is not what was written. It stays where it
+// is until Restore or Quarantine is called for it, so that a daemon that is
+// killed in between finds it again.
 type Damaged struct {
 	// Key from the file's name.
 	Key attach.Key
 	// Begin is the plan if it could be read, else nil.
 	Begin *Begin
-	// File is where the damaged file is now.
-	File string
 	// Err says what is wrong with it.
 	Err error
 }
 
-// Open reads all files. Damaged ones have been moved to the quarantine.
+// Open reads all files. Damaged ones are not in the index.
 func Open(opts Options) (*Journal, []Damaged, error) {
 	for _, dir := range []string{opts.Dir, opts.Quarantine} {
 		if err := secureDir(dir); err != nil {
@@ -122,32 +127,36 @@ func (j *Journal) load() ([]Damaged, error) {
 	}
 	var damaged []Damaged
 	for _, entry := range entries {
-		if base, ok := strings.CutSuffix(entry.Name(), tempSuffix); ok && strings.HasSuffix(base, suffix) {
-			if err := j.root.Remove(entry.Name()); err != nil {
+		name := entry.Name()
+		key, whole := parseName(strings.TrimSuffix(name, tempSuffix))
+		switch {
+		case !whole && !strings.HasSuffix(name, suffix+tempSuffix):
+			j.opts.Log.Warn("journal: a file that isn't the journal's was left alone", "file", filepath.Join(j.opts.Dir, name))
+		case j.opts.Container != "" && key.ContainerID != j.opts.Container:
+		case strings.HasSuffix(name, tempSuffix):
+			if err := j.root.Remove(name); err != nil {
 				return nil, fmt.Errorf("journal: %w", err)
 			}
-			continue
-		}
-		key, ok := parseName(entry.Name())
-		if !ok {
-			j.opts.Log.Warn("journal: a file that isn't the journal's was left alone", "file", filepath.Join(j.opts.Dir, entry.Name()))
-			continue
-		}
-		if d := j.loadFile(entry.Name(), key); d != nil {
-			if d.File, err = j.quarantine(entry.Name()); err != nil {
+		default:
+			d, err := j.loadFile(name, key)
+			if err != nil {
 				return nil, err
 			}
-			damaged = append(damaged, *d)
+			damaged = append(damaged, d...)
 		}
 	}
 	return damaged, nil
 }
 
-// loadFile takes one file into the index, or says what is wrong with it.
-func (j *Journal) loadFile(name string, key attach.Key) *Damaged {
+// loadFile takes one file into the index, or says what is wrong with it. A
+// file that can't be read for want of resources is an error: it isn't damaged.
+func (j *Journal) loadFile(name string, key attach.Key) ([]Damaged, error) {
 	data, err := j.root.ReadFile(name)
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
 	if err != nil {
-		return &Damaged{Key: key, Err: err}
+		return []Damaged{{Key: key, Err: err}}, nil
 	}
 	records, end, err := decode(data)
 	var state *State
@@ -158,19 +167,33 @@ func (j *Journal) loadFile(name string, key attach.Key) *Damaged {
 		err = fmt.Errorf("%w: it is about %s", ErrCorrupt, state.Plan.Key)
 	}
 	if err != nil {
-		return &Damaged{Key: key, Begin: salvage(data), Err: err}
+		return []Damaged{{Key: key, Begin: salvage(data), Err: err}}, nil
 	}
 	j.sets[key] = &Set{journal: j, key: key, name: name, state: *state, end: int64(end)}
 	j.generation = max(j.generation, state.Generation)
-	return nil
+	return nil, nil
 }
 
-func (j *Journal) quarantine(name string) (string, error) {
-	to := filepath.Join(j.opts.Quarantine, fmt.Sprintf("%s.%d", name, time.Now().UnixNano()))
-	if err := os.Rename(filepath.Join(j.opts.Dir, name), to); err != nil {
+// Quarantine moves a damaged file out of the way and returns its new path.
+func (j *Journal) Quarantine(d Damaged) (string, error) {
+	to, err := j.keepCopy(d)
+	if err == nil {
+		err = errors.Join(j.root.Remove(fileName(d.Key)), syncDir(j.opts.Dir))
+	}
+	if err != nil {
 		return "", fmt.Errorf("journal: quarantine: %w", err)
 	}
-	return to, errors.Join(syncDir(j.opts.Quarantine), syncDir(j.opts.Dir))
+	return to, nil
+}
+
+// keepCopy gives a damaged file a second name in the quarantine folder.
+func (j *Journal) keepCopy(d Damaged) (string, error) {
+	name := fileName(d.Key)
+	to := filepath.Join(j.opts.Quarantine, fmt.Sprintf("%s.%d", name, time.Now().UnixNano()))
+	if err := os.Link(filepath.Join(j.opts.Dir, name), to); err != nil {
+		return "", err
+	}
+	return to, syncDir(j.opts.Quarantine)
 }
 
 // Get returns the set of a key.
@@ -197,7 +220,7 @@ func (j *Journal) BootID() string { return j.opts.BootID }
 
 // Probe says in words why no set could be begun now: a full or read-only disk.
 func (j *Journal) Probe() error {
-	const name = "probe" + suffix + tempSuffix
+	name := fmt.Sprintf("probe@%d%s%s", os.Getpid(), suffix, tempSuffix)
 	j.probe.Lock()
 	defer j.probe.Unlock()
 	file, err := j.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -216,54 +239,79 @@ type Namespace struct{ Dev, Inode uint64 }
 // Begin writes the plan and syncs it. It returns ErrExists when the key has a
 // set; what to do with that one is the caller's decision.
 func (j *Journal) Begin(plan *attach.Plan, ns Namespace) (*Set, error) {
-	return j.create(Begin{NetnsDev: ns.Dev, NetnsInode: ns.Inode, Plan: *plan})
+	return j.create(Begin{NetnsDev: ns.Dev, NetnsInode: ns.Inode, Plan: *plan}, nil)
 }
 
-// Restore writes a set anew that was recovered after damage, as committed with
-// the given attachments: its pod may be running, so it waits for its DEL.
-func (j *Journal) Restore(begin Begin, attachments []attach.Attachment) (*Set, error) {
+// Restore puts a recovered set in place of a damaged file, of which a copy
+// goes to the quarantine. The set is committed with the given attachments: its
+// pod may be running, so it waits for its DEL. The file appears whole or not
+// at all.
+func (j *Journal) Restore(d Damaged, begin Begin, attachments []attach.Attachment) (*Set, error) {
+	if _, err := j.keepCopy(d); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("journal: quarantine: %w", err)
+	}
 	begin.Recovered = true
-	s, err := j.create(begin)
+	var more []record
+	for i := range begin.Plan.Delegates {
+		more = append(more, record{Kind: KindProcess, Delegate: i})
+	}
+	s, err := j.create(begin, append(more, record{Kind: KindCommit, Attachments: attachments}))
 	if err != nil {
 		return nil, err
 	}
-	for i := range s.state.Steps {
-		if err := s.append(record{Kind: KindProcess, Delegate: i}); err != nil {
-			return nil, err
-		}
-	}
-	return s, s.Commit(attachments)
+	return s, s.Release()
 }
 
-func (j *Journal) create(begin Begin) (*Set, error) {
+func (j *Journal) create(begin Begin, more []record) (*Set, error) {
 	key := begin.Plan.Key
 	if err := key.Validate(); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	j.mu.Lock()
-	if _, ok := j.sets[key]; ok {
-		j.mu.Unlock()
-		return nil, fmt.Errorf("journal: %s: %w", key, ErrExists)
+	s, err := j.reserve(begin)
+	if err != nil {
+		return nil, err
 	}
-	j.generation = max(j.generation+1, uint64(time.Now().UnixMicro()))
-	begin.Generation = j.generation
-	s := &Set{journal: j, key: key, name: fileName(key), state: State{
-		Begin: begin, Phase: Begun, Steps: make([]Step, len(begin.Plan.Delegates)),
-	}}
-	s.state.Format = Format
-	if begin.BootID == "" {
-		s.state.BootID = j.opts.BootID
-	}
-	j.sets[key] = s
-	j.mu.Unlock()
-
 	failpoint.Hit("journal.create.before")
-	if err := s.create(); err != nil {
+	if err := s.create(more); err != nil {
 		j.forget(key)
 		return nil, fmt.Errorf("journal: %s: %w", key, err)
 	}
 	failpoint.Hit("journal.create.after")
 	return s, nil
+}
+
+// reserve takes the key for a new set.
+func (j *Journal) reserve(begin Begin) (*Set, error) {
+	uptime, err := Uptime()
+	if err != nil {
+		return nil, err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	key := begin.Plan.Key
+	if _, ok := j.sets[key]; ok {
+		return nil, fmt.Errorf("journal: %s: %w", key, ErrExists)
+	}
+	j.generation = max(j.generation+1, uint64(time.Now().UnixMicro()))
+	begin.Format, begin.Generation = Format, j.generation
+	if begin.BootID == "" {
+		begin.BootID, begin.Uptime = j.opts.BootID, uptime
+	}
+	s := &Set{journal: j, key: key, name: fileName(key), state: State{
+		Begin: begin, Phase: Begun, Steps: make([]Step, len(begin.Plan.Delegates)),
+	}}
+	j.sets[key] = s
+	return s, nil
+}
+
+// Uptime is the time since the machine's boot, suspend included
+// (CLOCK_BOOTTIME): unlike the wall clock it never goes back.
+func Uptime() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0, fmt.Errorf("clock_gettime: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
 }
 
 func (j *Journal) forget(key attach.Key) {

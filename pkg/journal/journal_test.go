@@ -173,13 +173,81 @@ func TestDamage(t *testing.T) {
 			if (d.Begin != nil) != tc.salvaged {
 				t.Errorf("plan salvaged = %v, want %v", d.Begin != nil, tc.salvaged)
 			}
-			if _, err := os.Stat(d.File); err != nil {
-				t.Errorf("quarantined file: %v", err)
-			}
 			if len(j.Sets()) != 0 {
 				t.Error("a damaged set is in the index")
 			}
+			if _, again := open(t, dir); len(again) != 1 {
+				t.Errorf("a daemon that was killed before it did anything finds %d damaged files again, want 1", len(again))
+			}
+			kept, err := j.Quarantine(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(kept); err != nil {
+				t.Errorf("quarantined file: %v", err)
+			}
+			if _, again := open(t, dir); len(again) != 0 {
+				t.Errorf("%d damaged files after the quarantine", len(again))
+			}
 		})
+	}
+}
+
+// TestRestore: the recovered set takes the damaged file's place, committed,
+// and is read back so.
+func TestRestore(t *testing.T) {
+	dir := t.TempDir()
+	plan := samplePlan("c1")
+	writeFile(t, dir, plan.Key, []byte("damage\n"))
+	j, damaged := open(t, dir)
+	attachments := []attach.Attachment{{Delegate: 1, Result: json.RawMessage(`{}`)}}
+	s, err := j.Restore(damaged[0], Begin{Plan: *plan, NetnsInode: 7}, attachments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, damaged := open(t, dir)
+	got, ok := again.Get(plan.Key)
+	if !ok || len(damaged) != 0 {
+		t.Fatalf("known: %v, damaged: %v", ok, damaged)
+	}
+	if diff := cmp.Diff(s.State(), got.State()); diff != "" {
+		t.Errorf("-restored +read back:\n%s", diff)
+	}
+	st := got.State()
+	if st.Phase != Committed || !st.Recovered || len(st.Pending()) != 2 {
+		t.Errorf("phase %s, recovered %v, pending %v", st.Phase, st.Recovered, st.Pending())
+	}
+	if kept, err := filepath.Glob(filepath.Join(dir, "quarantine", "*")); err != nil || len(kept) != 1 {
+		t.Errorf("in quarantine: %v, %v", kept, err)
+	}
+}
+
+// TestContainerOnly: a journal for one container leaves the files of others
+// alone, also those that are being written.
+func TestContainerOnly(t *testing.T) {
+	dir := t.TempDir()
+	other, _ := open(t, dir)
+	if _, err := other.Begin(samplePlan("other"), Namespace{}); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, dir, attach.Key{ContainerID: "other", IfName: "eth1"}, []byte("damage\n"))
+	temp := filepath.Join(dir, "attachments", "other@eth2.journal.tmp")
+	if err := os.WriteFile(temp, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, damaged, err := Open(Options{
+		Dir: filepath.Join(dir, "attachments"), Quarantine: filepath.Join(dir, "quarantine"),
+		BootID: "boot-1", Container: "mine", Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if len(j.Sets()) != 0 || len(damaged) != 0 {
+		t.Errorf("sets %d, damaged %v", len(j.Sets()), damaged)
+	}
+	if _, err := os.Stat(temp); err != nil {
+		t.Errorf("another process' file: %v", err)
 	}
 }
 

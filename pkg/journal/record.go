@@ -55,6 +55,8 @@ type Begin struct {
 	// BootID is the boot in which the sandbox lives
 	// (/proc/sys/kernel/random/boot_id).
 	BootID string `json:"bootID"`
+	// Uptime is when in that boot the plan was written (CLOCK_BOOTTIME, ns).
+	Uptime time.Duration `json:"uptime,omitempty"`
 	// NetnsDev and NetnsInode identify the namespace, whose path may be reused.
 	NetnsDev   uint64      `json:"netnsDev,omitempty"`
 	NetnsInode uint64      `json:"netnsInode,omitempty"`

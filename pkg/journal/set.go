@@ -42,6 +42,13 @@ func (s *Set) State() State {
 	return s.state.clone()
 }
 
+// PodUID is the pod's, without a copy of the state.
+func (s *Set) PodUID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.Plan.Pod.UID
+}
+
 // Key of the set.
 func (s *Set) Key() attach.Key { return s.key }
 
@@ -127,12 +134,22 @@ func (s *Set) closeFile() error {
 // create writes the plan to a new file, which gets its name only when it is
 // whole and synced, so that a visible file without a plan is always damage. On
 // failure no file is left.
-func (s *Set) create() error {
+func (s *Set) create(more []record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	line, err := encode(record{Kind: KindBegin, Begin: &s.state.Begin})
 	if err != nil {
 		return err
+	}
+	for _, r := range more {
+		next, err := encode(r)
+		if err != nil {
+			return err
+		}
+		if err := s.state.apply(r); err != nil {
+			return err
+		}
+		line = append(line, next...)
 	}
 	temp := s.name + tempSuffix
 	file, err := s.journal.root.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -52,10 +52,6 @@ type State struct {
 	Reason string
 }
 
-// Began is when the plan was written: generations are microseconds, unless the
-// clock went backwards.
-func (s State) Began() time.Time { return time.UnixMicro(int64(s.Generation)) } //nolint:gosec // made from a time
-
 // Pending are the delegates that still need a DEL, in the order of undo.
 func (s *State) Pending() []int {
 	var pending []int
