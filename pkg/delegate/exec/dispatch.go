@@ -9,10 +9,10 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/meta-cni/meta-cni/pkg/delegate"
 )
@@ -21,16 +21,20 @@ import (
 // starts with it.
 const builtinPrefix = "builtin:"
 
-// dispatcher is libcni's invoke.Exec for one call.
+// dispatcher runs the plugins of one call.
 type dispatcher struct {
-	version.PluginDecoder
 	runner *Runner
 	call   Call
+	// env are the CNI variables but the command.
+	env map[string]string
+	// room is how long the end of a process may take after its context's.
+	room time.Duration
 }
 
-// FindInPath finds a plugin: an own type inside the daemon, else a binary that
-// is safe to run as root.
-func (d *dispatcher) FindInPath(plugin string, paths []string) (string, error) {
+// find finds a plugin: an own type inside the daemon, else a binary that is
+// safe to run as root.
+func (d *dispatcher) find(plugin string) (string, error) {
+	paths := d.call.path()
 	if _, ok := d.runner.opts.Builtins[plugin]; ok {
 		return builtinPrefix + plugin, nil
 	}
@@ -59,13 +63,12 @@ func (d *dispatcher) FindInPath(plugin string, paths []string) (string, error) {
 		"install the plugin's binary in one of these folders on this node")
 }
 
-// find looks for all plugins of a list before the first of them runs: a DEL
+// findAll looks for all plugins of a list before the first of them runs: a DEL
 // goes through the list in reverse, so one that is missing would keep what the
 // others left.
-func (r *Runner) find(list *libcni.NetworkConfigList, c Call) error {
-	d := &dispatcher{runner: r, call: c}
+func (d *dispatcher) findAll(list *libcni.NetworkConfigList) error {
 	for _, plugin := range list.Plugins {
-		if _, err := d.FindInPath(plugin.Network.Type, c.Plan.Path); err != nil {
+		if _, err := d.find(plugin.Network.Type); err != nil {
 			return err
 		}
 	}
@@ -94,36 +97,27 @@ func safeBinary(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// ExecPlugin runs one verb of one plugin.
-func (d *dispatcher) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
-	env := cleanEnv(environ)
+// run runs one verb of one plugin. Nothing is begun after the end of ctx.
+func (d *dispatcher) run(ctx context.Context, verb, plugin string, stdin []byte) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("plugin %s was not begun: %w", plugin, context.Cause(ctx))
+	}
+	path, err := d.find(plugin)
+	if err != nil {
+		return nil, err
+	}
 	if name, ok := strings.CutPrefix(path, builtinPrefix); ok {
-		return d.runBuiltin(ctx, name, stdin, env)
+		return d.runBuiltin(ctx, verb, name, stdin)
 	}
-	return d.runProcess(ctx, path, stdin, env)
+	return d.runProcess(ctx, verb, path, stdin)
 }
 
-// cleanEnv keeps what the CNI specification gives a plugin, and PATH: the
-// daemon's own environment is nobody's business (multus#1072).
-func cleanEnv(environ []string) map[string]string {
-	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	for _, pair := range environ {
-		key, value, _ := strings.Cut(pair, "=")
-		switch key {
-		case "CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_PATH", "PATH":
-			env[key] = value
-		}
-	}
-	return env
-}
-
-func (d *dispatcher) runBuiltin(ctx context.Context, name string, stdin []byte, env map[string]string) ([]byte, error) {
-	plugin := d.runner.opts.Builtins[name]
+func (d *dispatcher) runBuiltin(ctx context.Context, verb, name string, stdin []byte) ([]byte, error) {
+	plugin, env := d.runner.opts.Builtins[name], d.env
 	call := delegate.Call{
 		ContainerID: env["CNI_CONTAINERID"], Netns: env["CNI_NETNS"], IfName: env["CNI_IFNAME"],
 		Args: env["CNI_ARGS"], Path: env["CNI_PATH"], Conf: stdin,
 	}
-	verb := env["CNI_COMMAND"]
 	if verb == "ADD" && d.call.Started != nil {
 		if err := d.call.Started(nil); err != nil {
 			return nil, err

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -28,16 +29,33 @@ const (
 	termGrace = 2 * time.Second
 	// groupGrace is the time that killed processes have to disappear.
 	groupGrace = time.Second
+	// minGroupGrace is the same when there is no time left: the kernel needs a
+	// moment to take a killed process away.
+	minGroupGrace = 200 * time.Millisecond
+	// EndRoom is what a call keeps of its time for ending a plugin.
+	EndRoom = termGrace + groupGrace
 	// busyTries bounds the attempts when the binary is being written (ETXTBSY).
 	busyTries = 6
 )
 
+// withRoom is the time of a call's plugins, so that one that must be ended is
+// gone at the deadline of ctx; room is how long ending may take.
+func withRoom(ctx context.Context) (_ context.Context, room time.Duration, cancel context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return ctx, EndRoom, func() {}
+	}
+	room = max(0, min(EndRoom, time.Until(deadline)/2))
+	ctx, cancel = context.WithDeadline(ctx, deadline.Add(-room))
+	return ctx, room, cancel
+}
+
 // runProcess runs a binary; a busy one is tried again with a new process each
 // time (multus#1213: an exec.Cmd can't be started twice).
-func (d *dispatcher) runProcess(ctx context.Context, path string, stdin []byte, env map[string]string) ([]byte, error) {
+func (d *dispatcher) runProcess(ctx context.Context, verb, path string, stdin []byte) ([]byte, error) {
 	wait := 20 * time.Millisecond
 	for try := 1; ; try++ {
-		out, err := d.runOnce(ctx, path, stdin, env)
+		out, err := d.runOnce(ctx, verb, path, stdin)
 		if !errors.Is(err, syscall.ETXTBSY) || try == busyTries {
 			return out, err
 		}
@@ -50,28 +68,27 @@ func (d *dispatcher) runProcess(ctx context.Context, path string, stdin []byte, 
 	}
 }
 
-func (d *dispatcher) runOnce(ctx context.Context, path string, stdin []byte, env map[string]string) ([]byte, error) {
+func (d *dispatcher) runOnce(ctx context.Context, verb, path string, stdin []byte) ([]byte, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	stdout := &limited{max: outputLimit, full: func() { stop(errTooMuchOutput) }}
 	stderr := &tail{max: stderrKept}
-	cmd := exec.CommandContext(ctx, path)
-	cmd.Dir = "/"
-	cmd.Env = d.environ(env)
+	cmd := d.command(ctx, verb, path)
 	cmd.Stdout, cmd.Stderr = stdout, stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = termGrace
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
+	// For the kernel the parent is the thread, not the process (prctl(2),
+	// PR_SET_PDEATHSIG): the thread must last as long as the plugin.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	failpoint.Hit("delegate.start.before")
 	if err := cmd.Start(); err != nil {
 		return nil, startError(path, err)
 	}
 	failpoint.Hit("delegate.start.after")
-	reported := d.report(env["CNI_COMMAND"], cmd.Process.Pid)
+	reported := d.report(verb, cmd.Process.Pid)
 	fed := make(chan struct{})
 	go func() {
 		defer close(fed)
@@ -84,7 +101,7 @@ func (d *dispatcher) runOnce(ctx context.Context, path string, stdin []byte, env
 	endGroup(cmd.Process.Pid)
 	err = cmd.Wait()
 	<-fed
-	awaitGroup(cmd.Process.Pid)
+	awaitGroup(cmd.Process.Pid, max(d.room/3, minGroupGrace))
 	failpoint.Hit("delegate.done")
 	if reported != nil {
 		return nil, reported
@@ -99,6 +116,23 @@ func (d *dispatcher) runOnce(ctx context.Context, path string, stdin []byte, env
 	return stdout.Bytes(), nil
 }
 
+// command is a plugin's process. When ctx ends, its group is asked to end, for
+// two thirds of the room, or killed at once when there is none. A daemon that
+// is killed takes it along.
+func (d *dispatcher) command(ctx context.Context, verb, path string) *exec.Cmd {
+	first := syscall.SIGTERM
+	if d.room == 0 {
+		first = syscall.SIGKILL
+	}
+	cmd := exec.CommandContext(ctx, path)
+	cmd.Dir = "/"
+	cmd.Env = d.environ(verb)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, first) }
+	cmd.WaitDelay = max(d.room*2/3, time.Millisecond) // 0 would be for ever
+	return cmd
+}
+
 // endGroup waits for the leader's end and then ends what it left of its group.
 // The leader stays a zombie meanwhile, so that its number can't be given to
 // another group.
@@ -111,9 +145,9 @@ func endGroup(leader int) {
 
 // awaitGroup waits until nothing of a killed group runs any more, so that the
 // undo doesn't race with its last steps. A process that the kernel doesn't let
-// go is not waited for longer than groupGrace.
-func awaitGroup(group int) {
-	for end := time.Now().Add(groupGrace); time.Now().Before(end); <-time.After(time.Millisecond) {
+// go is not waited for longer than grace.
+func awaitGroup(group int, grace time.Duration) {
+	for end := time.Now().Add(grace); time.Now().Before(end); <-time.After(time.Millisecond) {
 		over := errors.Is(syscall.Kill(-group, 0), syscall.ESRCH) || !groupRuns(group)
 		reap(group)
 		if over {
@@ -133,9 +167,9 @@ func reap(group int) {
 	}
 }
 
-// report tells the journal of a process of an ADD.
-func (d *dispatcher) report(command string, pid int) error {
-	if command != "ADD" || d.call.Started == nil {
+// report tells the journal of a process that changes something.
+func (d *dispatcher) report(verb string, pid int) error {
+	if verb != "ADD" && verb != "DEL" || d.call.Started == nil {
 		return nil
 	}
 	start, err := startTime(pid)
@@ -145,11 +179,16 @@ func (d *dispatcher) report(command string, pid int) error {
 	return d.call.Started(&journal.Process{Group: pid, StartTime: start})
 }
 
-// environ is the process's environment: the CNI variables, the trace context
-// of the runtime's call and the way back to the daemon.
-func (d *dispatcher) environ(env map[string]string) []string {
-	out := make([]string, 0, len(env)+4)
-	for key, value := range env {
+// environ is the process's environment: the CNI variables, PATH, the trace
+// context of the runtime's call and the way back to the daemon. The rest of
+// the daemon's own environment is nobody's business (multus#1072).
+func (d *dispatcher) environ(verb string) []string {
+	path, ok := os.LookupEnv("PATH")
+	if !ok {
+		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	}
+	out := []string{"PATH=" + path, "CNI_COMMAND=" + verb}
+	for key, value := range d.env {
 		out = append(out, key+"="+value)
 	}
 	for key, value := range d.call.Trace {
@@ -162,7 +201,7 @@ func (d *dispatcher) environ(env map[string]string) []string {
 }
 
 func (d *dispatcher) logStderr(path string, stderr *tail) {
-	if text := stderr.String(); text != "" && d.runner.opts.Log != nil {
+	if text := stderr.String(); text != "" {
 		d.runner.opts.Log.Debug("delegate wrote to stderr", "plugin", filepath.Base(path),
 			"containerID", d.call.Plan.Key.ContainerID, "stderr", text)
 	}

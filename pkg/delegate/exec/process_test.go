@@ -142,7 +142,6 @@ func TestOutput(t *testing.T) {
 		{"code without message", behaviour{Exit: 1, Print: `{"code":11,"msg":""}`}, 11, ""},
 		{"error among the talk", behaviour{Exit: 1, Print: `{"code":7,"msg":"x"} bye`}, types.ErrInternal, "without an error message"},
 		{"garbage", behaviour{Print: "hello"}, 0, "invalid character"},
-		{"nothing", behaviour{}, 0, "unexpected end of JSON"},
 		{"unknown version", behaviour{Print: `{"cniVersion":"9.9.9"}`}, 0, "9.9.9"},
 		{"too much after a whole result", behaviour{Print: `{"cniVersion":"1.0.0"}` + strings.Repeat(" ", outputLimit)}, types.ErrInternal, "wrote more than 1048576 bytes"},
 		{"too much by one byte", behaviour{Print: `{"cniVersion":"1.0.0"` + strings.Repeat(" ", outputLimit) + `}`}, types.ErrInternal, "wrote more than 1048576 bytes"},

@@ -1,26 +1,25 @@
-// Package exec runs the configuration list of one delegate through libcni:
-// plugins that are binaries in processes of their own, plugins that are the
-// daemon's own inside it.
+// Package exec runs the configuration list of one delegate: plugins that are
+// binaries in processes of their own, plugins that are the daemon's own inside
+// it. It walks the list itself, with libcni's parsing: libcni's own walks keep
+// state on disk behind the journal's back, and need that to be writable.
 //
 // A process runs in its own process group, with a clean environment, an output
 // limit and the deadline of its context; when it is over, whatever is left of
-// its group is ended. On ADD it gets its configuration only after its process
-// group has been reported, so that a daemon killed at any moment either never
-// gave it work or knows what to end.
+// its group is ended. On ADD and DEL it gets its configuration only after its
+// process group has been reported, so that a daemon killed at any moment either
+// never gave it work or knows what to end.
 package exec
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/meta-cni/meta-cni/pkg/attach"
 	"github.com/meta-cni/meta-cni/pkg/delegate"
@@ -29,8 +28,9 @@ import (
 
 // Options of a Runner.
 type Options struct {
-	// CacheDir is libcni's cache of results, ours alone. The journal is what
-	// counts; the cache helps when a journal file is damaged.
+	// CacheDir remembers what was added, ours alone. The journal is what
+	// counts; the cache helps when a journal file is damaged, and no call fails
+	// because it can't be read or written.
 	CacheDir string
 	// Builtins are the plugin types that run inside the daemon.
 	Builtins map[string]delegate.Delegate
@@ -39,11 +39,17 @@ type Options struct {
 	Log    *slog.Logger
 }
 
-// Runner runs delegates.
+// Runner runs delegates. Each call is over when the deadline of its context
+// comes: plugins are asked to end up to EndRoom before it.
 type Runner struct{ opts Options }
 
 // New makes a Runner.
-func New(opts Options) *Runner { return &Runner{opts: opts} }
+func New(opts Options) *Runner {
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Runner{opts: opts}
+}
 
 // Call says which delegate of which plan is meant.
 type Call struct {
@@ -53,8 +59,12 @@ type Call struct {
 	Netns string
 	// Previous is the result of ADD in CNI 1.1.0 for DEL and CHECK; may be nil.
 	Previous json.RawMessage
-	// Started is told of each process of an ADD before that gets its
-	// configuration (nil for a plugin inside the daemon); its error stops the ADD.
+	// FurtherPath are folders that are searched for plugins after the plan's:
+	// the plugins may have moved since ADD.
+	FurtherPath []string
+	// Started is told of each process of an ADD or DEL before that gets its
+	// configuration, and of a plugin inside the daemon (nil) before its ADD; its
+	// error stops the call. It may be nil.
 	Started func(*journal.Process) error
 	// Trace are the W3C trace context variables of the runtime's call.
 	Trace map[string]string
@@ -62,19 +72,34 @@ type Call struct {
 
 func (c Call) delegate() attach.Delegate { return c.Plan.Delegates[c.Delegate] }
 
-func (c Call) runtimeConf() *libcni.RuntimeConf {
+// path are the folders to search, each once.
+func (c Call) path() []string {
+	var path []string
+	for _, dir := range slices.Concat(c.Plan.Path, c.FurtherPath) {
+		if dir != "" && !slices.Contains(path, dir) {
+			path = append(path, dir)
+		}
+	}
+	return path
+}
+
+// walker makes the dispatcher of one call within ctx; the returned context is
+// the plugins'.
+func (r *Runner) walker(ctx context.Context, c Call) (*dispatcher, context.Context, context.CancelFunc) {
 	d := c.delegate()
-	capabilities := make(map[string]any, len(d.Capabilities))
-	for name, value := range d.Capabilities {
-		capabilities[name] = value
+	ctx, room, cancel := withRoom(ctx)
+	return &dispatcher{runner: r, call: c, room: room, env: map[string]string{
+		"CNI_CONTAINERID": c.Plan.Key.ContainerID, "CNI_NETNS": c.Netns, "CNI_IFNAME": d.IfName,
+		"CNI_ARGS": arguments(d.Args), "CNI_PATH": strings.Join(c.path(), ":"),
+	}}, ctx, cancel
+}
+
+func arguments(pairs [][2]string) string {
+	args := make([]string, len(pairs))
+	for i, pair := range pairs {
+		args[i] = pair[0] + "=" + pair[1]
 	}
-	return &libcni.RuntimeConf{
-		ContainerID:    c.Plan.Key.ContainerID,
-		NetNS:          c.Netns,
-		IfName:         d.IfName,
-		Args:           d.Args,
-		CapabilityArgs: capabilities,
-	}
+	return strings.Join(args, ";")
 }
 
 // Add runs ADD and returns the result in CNI 1.1.0.
@@ -83,27 +108,41 @@ func (r *Runner) Add(ctx context.Context, c Call) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.find(list, c); err != nil {
+	d, ctx, cancel := r.walker(ctx, c)
+	defer cancel()
+	if err := validate(list, c); err != nil {
 		return nil, err
 	}
-	result, err := r.cni(c).AddNetworkList(ctx, list, c.runtimeConf())
+	if err := d.findAll(list); err != nil {
+		return nil, err
+	}
+	var result types.Result
+	for _, plugin := range list.Plugins {
+		if result, err = d.add(ctx, list, plugin, result); err != nil {
+			return nil, fmt.Errorf("plugin type=%q failed (add): %w", plugin.Network.Type, err)
+		}
+	}
+	converted, err := convert(result)
 	if err != nil {
 		return nil, err
 	}
-	return convert(result)
+	if err := r.remember(list, c, converted); err != nil {
+		r.opts.Log.Warn("the result of an ADD is in the journal only", "set", c.Plan.Key.String(),
+			"network", c.delegate().Network, "error", err.Error())
+	}
+	return converted, nil
 }
 
-// convert brings a result to version 1.1.0. A plugin that printed nothing
-// (allowed for one that adds no interface) has an empty result.
-func convert(result types.Result) (json.RawMessage, error) {
-	if result == nil {
-		return json.RawMessage(`{"cniVersion":"1.1.0"}`), nil
-	}
-	latest, err := result.GetAsVersion(types100.ImplementedSpecVersion)
+func (d *dispatcher) add(ctx context.Context, list *libcni.NetworkConfigList, plugin *libcni.PluginConfig, previous types.Result) (types.Result, error) {
+	conf, err := configuration(list, plugin, d.call, previous)
 	if err != nil {
-		return nil, fmt.Errorf("result of version %s: %w", result.Version(), err)
+		return nil, err
 	}
-	return json.Marshal(latest)
+	out, err := d.run(ctx, "ADD", plugin.Network.Type, conf)
+	if err != nil {
+		return nil, err
+	}
+	return parseResult(list, out, previous)
 }
 
 // Del runs DEL; nil means that nothing is left.
@@ -112,12 +151,28 @@ func (r *Runner) Del(ctx context.Context, c Call) error {
 	if err != nil {
 		return err
 	}
-	if err := r.primeCache(list, c); err != nil {
-		return err
+	d, ctx, cancel := r.walker(ctx, c)
+	defer cancel()
+	d.env["CNI_ARGS"] = arguments(tolerant(c.delegate().Args))
+	previous, err := r.previous(list, c)
+	if err != nil {
+		r.opts.Log.Warn("DEL goes without the result of the ADD", "set", c.Plan.Key.String(),
+			"network", c.delegate().Network, "error", err.Error())
 	}
-	rt := c.runtimeConf()
-	rt.Args = tolerant(rt.Args)
-	return r.cni(c).DelNetworkList(ctx, list, rt)
+	for _, plugin := range slices.Backward(list.Plugins) {
+		conf, err := configuration(list, plugin, c, previous)
+		if err == nil {
+			_, err = d.run(ctx, "DEL", plugin.Network.Type, conf)
+		}
+		if err != nil {
+			return fmt.Errorf("plugin type=%q failed (delete): %w", plugin.Network.Type, err)
+		}
+	}
+	if err := r.forget(c); err != nil {
+		r.opts.Log.Warn("the result of an ADD that is undone could not be removed", "set", c.Plan.Key.String(),
+			"network", c.delegate().Network, "error", err.Error())
+	}
+	return nil
 }
 
 // tolerant makes plugins ignore arguments that they don't know: one that
@@ -138,75 +193,24 @@ func (r *Runner) Check(ctx context.Context, c Call) error {
 	if err != nil {
 		return err
 	}
-	if err := r.primeCache(list, c); err != nil {
+	asked, err := atLeast(list, "0.4.0")
+	if err != nil || !asked || list.DisableCheck {
 		return err
 	}
-	err = r.cni(c).CheckNetworkList(ctx, list, c.runtimeConf())
-	if errors.Is(err, libcni.ErrorCheckNotSupp) {
-		return nil
-	}
-	return err
-}
-
-// Status asks the plugins of a configuration list whether they could ADD; a
-// list older than CNI 1.1.0 can't be asked and passes.
-func (r *Runner) Status(ctx context.Context, conf []byte, path []string) error {
-	list, err := libcni.NetworkConfFromBytes(conf)
+	d, ctx, cancel := r.walker(ctx, c)
+	defer cancel()
+	previous, err := r.previous(list, c)
 	if err != nil {
 		return err
 	}
-	return r.cni(Call{Plan: &attach.Plan{Path: path}}).GetStatusNetworkList(ctx, list)
-}
-
-// GC tells the plugins of a configuration list which attachments are valid.
-func (r *Runner) GC(ctx context.Context, conf []byte, path []string, valid []types.GCAttachment) error {
-	list, err := libcni.NetworkConfFromBytes(conf)
-	if err != nil {
-		return err
-	}
-	return r.cni(Call{Plan: &attach.Plan{Path: path}}).GCNetworkList(ctx, list, &libcni.GCArgs{ValidAttachments: valid})
-}
-
-func (r *Runner) cni(c Call) *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir(c.Plan.Path, r.opts.CacheDir, &dispatcher{runner: r, call: c})
-}
-
-// cached is libcni's cache entry (cniCacheV1).
-type cached struct {
-	Kind           string          `json:"kind"`
-	ContainerID    string          `json:"containerId"`
-	Config         []byte          `json:"config"`
-	IfName         string          `json:"ifName"`
-	NetworkName    string          `json:"networkName"`
-	NetNS          string          `json:"netns,omitempty"`
-	CniArgs        [][2]string     `json:"cniArgs,omitempty"`
-	CapabilityArgs map[string]any  `json:"capabilityArgs,omitempty"`
-	Result         json.RawMessage `json:"result,omitempty"`
-}
-
-// primeCache makes libcni find the journal's result as prevResult.
-func (r *Runner) primeCache(list *libcni.NetworkConfigList, c Call) error {
-	if c.Previous == nil {
-		return nil
-	}
-	rt := c.runtimeConf()
-	entry, err := json.Marshal(cached{
-		Kind: libcni.CNICacheV1, ContainerID: rt.ContainerID, Config: list.Bytes,
-		IfName: rt.IfName, NetworkName: list.Name, NetNS: rt.NetNS,
-		CniArgs: rt.Args, CapabilityArgs: rt.CapabilityArgs, Result: c.Previous,
-	})
-	if err != nil {
-		return err
-	}
-	dir := filepath.Join(r.opts.CacheDir, "results")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("libcni cache: %w", err)
-	}
-	// A name that only differs in case of a damaged plan can't escape: all three
-	// parts have been validated against separators.
-	file := filepath.Join(dir, fmt.Sprintf("%s-%s-%s", list.Name, rt.ContainerID, rt.IfName))
-	if err := os.WriteFile(file, entry, 0o600); err != nil {
-		return fmt.Errorf("libcni cache: %w", err)
+	for _, plugin := range list.Plugins {
+		conf, err := configuration(list, plugin, c, previous)
+		if err == nil {
+			_, err = d.run(ctx, "CHECK", plugin.Network.Type, conf)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -63,8 +63,17 @@ func TestStartedComesBeforeTheConfiguration(t *testing.T) {
 			t.Errorf("process %d of %s was reported as %d", c.Pid, c.Plugin, reported[i].Group)
 		}
 	}
-	if err := b.Del(t.Context(), call); err != nil || len(reported) != 2 {
-		t.Errorf("DEL: %v, %d reported: only an ADD is reported", err, len(reported)-2)
+	call.Started = func(p *journal.Process) error { reported = append(reported, *p); return nil }
+	if err := b.Check(t.Context(), call); err != nil || len(reported) != 2 {
+		t.Errorf("CHECK: %v, %d reported: it changes nothing", err, len(reported)-2)
+	}
+	if err := b.Del(t.Context(), call); err != nil || len(reported) != 4 {
+		t.Fatalf("DEL: %v, %d reported", err, len(reported)-2)
+	}
+	for i, c := range b.calls()[4:] {
+		if c.Pid != reported[i+2].Group {
+			t.Errorf("process %d of %s was reported as %d", c.Pid, c.Plugin, reported[i+2].Group)
+		}
 	}
 }
 
@@ -121,8 +130,8 @@ func TestPrevResultComesFromTheCaller(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("calls (-want +got):\n%s", diff)
 			}
-			if left, err := filepath.Glob(b.cache + "/results/*"); err != nil || left != nil {
-				t.Errorf("libcni's cache holds %v, %v", left, err)
+			if left, err := filepath.Glob(b.cache + "/*"); err != nil || left != nil {
+				t.Errorf("the cache holds %v, %v", left, err)
 			}
 		})
 	}
@@ -207,24 +216,26 @@ func TestRemembered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := b.call(list("0.4.0", `"type":"one"`))
-	other.Plan.Key.ContainerID = "c1-1"
-	if _, err := b.Add(t.Context(), other); err != nil {
-		t.Fatal(err)
+	for _, key := range []attach.Key{{ContainerID: "c1-1", IfName: "eth0"}, {ContainerID: "c1", IfName: "eth1"}} {
+		other := b.call(list("0.4.0", `"type":"one"`))
+		other.Plan.Key, other.Plan.Delegates[0].IfName = key, key.IfName
+		if _, err := b.Add(t.Context(), other); err != nil {
+			t.Fatal(err)
+		}
 	}
-	got, err := b.Remembered("c1")
+	got, err := b.Remembered(call.Plan.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]Memory{{Delegate: call.Plan.Delegates[0], Netns: call.Netns}}, got); diff != "" {
 		t.Fatalf("-added +remembered:\n%s", diff)
 	}
-	remembered, err := b.RememberedResult("c1", got[0].Delegate)
+	remembered, err := b.RememberedResult(call.Plan.Key, got[0].Delegate)
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantJSON(t, "result", string(result), string(remembered))
-	if unknown, err := b.RememberedResult("c2", got[0].Delegate); unknown != nil || err != nil {
+	if unknown, err := b.RememberedResult(attach.Key{ContainerID: "c2", IfName: "eth0"}, got[0].Delegate); unknown != nil || err != nil {
 		t.Errorf("of an unknown container: %s, %v", unknown, err)
 	}
 	// The DEL made of it reaches the plugin as the original would.
@@ -232,22 +243,26 @@ func TestRemembered(t *testing.T) {
 	if err := b.Del(t.Context(), call); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := b.Remembered("c1"); err != nil || len(again) != 0 {
+	if again, err := b.Remembered(call.Plan.Key); err != nil || len(again) != 0 {
 		t.Errorf("after DEL: %v, %v", again, err)
 	}
 }
 
 func TestRememberedWithDamage(t *testing.T) {
 	b := newBench(t, nil)
-	if got, err := b.Remembered("c1"); err != nil || len(got) != 0 {
+	key := attach.Key{ContainerID: "c1", IfName: "eth0"}
+	if got, err := b.Remembered(key); err != nil || len(got) != 0 {
 		t.Errorf("without a folder: %v, %v", got, err)
 	}
-	b.must(os.MkdirAll(b.cache+"/results", 0o700))
-	for name, content := range map[string]string{"net-c1-eth0": "", "net-c1-eth1": "{", "net-c1-eth2": `{"kind":"other"}`} {
-		b.must(os.WriteFile(filepath.Join(b.cache, "results", name), []byte(content), 0o600))
+	b.must(os.MkdirAll(b.cache+"/c1@eth0/results/folder", 0o700))
+	for name, content := range map[string]string{"eth0": "", "eth1": "{", "eth2": `{"kind":"other"}`, "%eth3": "half"} {
+		b.must(os.WriteFile(filepath.Join(b.cache, "c1@eth0", "results", name), []byte(content), 0o600))
 	}
-	if got, err := b.Remembered("c1"); err != nil || len(got) != 0 {
+	if got, err := b.Remembered(key); err != nil || len(got) != 0 {
 		t.Errorf("of damaged files: %v, %v", got, err)
+	}
+	if got, err := b.Remembered(attach.Key{ContainerID: "../x", IfName: "eth0"}); err == nil {
+		t.Errorf("outside of the cache: %v", got)
 	}
 	// libcni failed a DEL for ever on such a file (cni#1171).
 	call := b.call(list("1.0.0", `"type":"one"`))

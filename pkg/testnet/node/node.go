@@ -296,7 +296,7 @@ func (n *Node) conf(s Sandbox) ([]byte, error) {
 func (n *Node) Left(keep ...string) []string {
 	n.tb.Helper()
 	var left []string
-	for _, dir := range []string{"state/attachments", "state/libcni/results", "state/spool", "leases"} {
+	for _, dir := range []string{"state/attachments", "state/libcni", "state/spool", "leases"} {
 		left = append(left, n.files(dir)...)
 	}
 	links, err := n.Interfaces()
