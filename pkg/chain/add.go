@@ -20,7 +20,8 @@ func (c *Chain) Add(ctx context.Context, j *journal.Journal, set *journal.Set, t
 		err = set.Commit(attachments)
 	}
 	if err == nil {
-		return attachments, set.Release()
+		c.keep(set, set.Release())
+		return attachments, nil
 	}
 	return nil, c.undo(ctx, j, set, t, err)
 }
@@ -42,6 +43,7 @@ func (c *Chain) undo(ctx context.Context, j *journal.Journal, set *journal.Set, 
 
 func (c *Chain) addAll(ctx context.Context, set *journal.Set, t Trip) ([]attach.Attachment, error) {
 	state := set.State()
+	defer c.running(ctx, set)()
 	attachments := make([]attach.Attachment, 0, len(state.Plan.Delegates))
 	for i, d := range state.Plan.Delegates {
 		if err := ctx.Err(); err != nil {

@@ -32,7 +32,11 @@ type Runner interface {
 // Options of a Chain.
 type Options struct {
 	Runner Runner
-	// DelegateTimeout bounds each delegate.
+	// Running is told of each walk over delegates that may call back: whose it
+	// is, and its context. It may be nil.
+	Running func(ctx context.Context, containerID string) (done func())
+	// DelegateTimeout bounds each delegate; ending it takes up to exec.EndRoom
+	// longer.
 	DelegateTimeout time.Duration
 	// UndoBudget bounds the undo after a failed ADD, which runs even when the
 	// ADD's own time is over.
@@ -53,6 +57,8 @@ type Timing func(phase string, took time.Duration)
 type Trip struct {
 	// Trace are the W3C trace context variables.
 	Trace map[string]string
+	// Path are folders that DEL and CHECK search for plugins after the plan's.
+	Path []string
 	// Timing may be nil.
 	Timing Timing
 }
@@ -67,9 +73,18 @@ func (c *Chain) call(s *journal.State, delegate int, t Trip) exec.Call {
 	return exec.Call{Plan: &s.Plan, Delegate: delegate, Netns: s.Plan.Netns, Trace: t.Trace}
 }
 
-// limit is the time of one delegate within ctx.
+// limit is the time of one delegate within ctx, with the end of one that
+// doesn't obey.
 func (c *Chain) limit(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, c.opts.DelegateTimeout)
+	return context.WithTimeout(ctx, c.opts.DelegateTimeout+exec.EndRoom)
+}
+
+// running tells of a walk until done is called.
+func (c *Chain) running(ctx context.Context, set *journal.Set) (done func()) {
+	if c.opts.Running == nil {
+		return func() {}
+	}
+	return c.opts.Running(ctx, set.Key().ContainerID)
 }
 
 // networkError says which network failed.

@@ -2,7 +2,10 @@ package chain
 
 import (
 	"context"
+	"fmt"
 	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/meta-cni/meta-cni/pkg/journal"
 )
@@ -11,6 +14,9 @@ import (
 // returns the first error.
 func (c *Chain) Check(ctx context.Context, set *journal.Set, t Trip) error {
 	state := set.State()
+	if err := standing(&state); err != nil {
+		return err
+	}
 	for i, d := range state.Plan.Delegates {
 		if err := c.checkOne(ctx, &state, i, t); err != nil {
 			return networkError(d, err)
@@ -19,12 +25,29 @@ func (c *Chain) Check(ctx context.Context, set *journal.Set, t Trip) error {
 	return checkDefaults(ctx, &state)
 }
 
+// standing refuses a namespace that isn't the set's own. Of a recovered set
+// nobody knows which one that was.
+func standing(s *journal.State) error {
+	if s.NetnsInode == 0 {
+		return nil
+	}
+	path, err := sandboxNetns(s, s.BootID)
+	if err != nil {
+		return err
+	}
+	if path == "" {
+		return types.NewError(types.ErrUnknownContainer,
+			fmt.Sprintf("the network namespace %s is gone or another one than at the time of ADD", s.Plan.Netns), "")
+	}
+	return nil
+}
+
 func (c *Chain) checkOne(ctx context.Context, state *journal.State, i int, t Trip) error {
 	defer t.note("check "+state.Plan.Delegates[i].IfName, time.Now())
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
 	call := c.call(state, i, t)
-	call.Previous = previous(state, i)
+	call.Previous, call.FurtherPath = previous(state, i), t.Path
 	if err := c.opts.Runner.Check(ctx, call); err != nil {
 		return explain(ctx, err)
 	}

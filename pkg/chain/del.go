@@ -24,9 +24,10 @@ func (c *Chain) Del(ctx context.Context, j *journal.Journal, set *journal.Set, r
 
 func (c *Chain) del(ctx context.Context, j *journal.Journal, set *journal.Set, reason string, t Trip) error {
 	state := set.State()
-	if err := c.endLeftovers(ctx, &state, j.BootID()); err != nil {
+	if err := endLeftovers(ctx, &state, j.BootID()); err != nil {
 		return err
 	}
+	defer c.running(ctx, set)()
 	if state.Phase != journal.Deleting {
 		c.keep(set, set.Delete(reason))
 	}
@@ -38,17 +39,14 @@ func (c *Chain) del(ctx context.Context, j *journal.Journal, set *journal.Set, r
 	return c.delAll(ctx, set, &state, path, t)
 }
 
-// endLeftovers ends what a former daemon left running. Within one life of the
-// daemon there is nothing to end: a delegate's group is gone when its call
-// returns. No process survives a reboot, and its numbers mean another one then.
-func (c *Chain) endLeftovers(ctx context.Context, state *journal.State, bootID string) error {
+// endLeftovers ends what a former daemon left running of an ADD or a DEL. What
+// this one started is gone already, which costs one system call each to see. No
+// process survives a reboot, and its numbers mean another one then.
+func endLeftovers(ctx context.Context, state *journal.State, bootID string) error {
 	if state.BootID != bootID {
 		return nil
 	}
 	for _, step := range state.Steps {
-		if step.Result != nil {
-			continue
-		}
 		for _, p := range step.Processes {
 			if err := exec.EndLeftover(ctx, state.Plan.Key.ContainerID, p); err != nil {
 				return err
@@ -62,13 +60,23 @@ func (c *Chain) delAll(ctx context.Context, set *journal.Set, state *journal.Sta
 	var first error
 	pending := state.Pending()
 	for n, i := range pending {
+		if ctx.Err() != nil {
+			if first == nil {
+				first = fmt.Errorf("%d delegates were not asked: %w", len(pending)-n, context.Cause(ctx))
+			}
+			break
+		}
 		err := c.delShare(ctx, len(pending)-n, func(ctx context.Context) error {
 			return c.delOne(ctx, set, state, i, path, t)
 		})
 		if err == nil {
 			continue
 		}
-		c.keep(set, set.Failed(i, err))
+		// The caller that left, or the daemon that stops, is not a failure of the
+		// delegate, which would be given up some day for it.
+		if !errors.Is(ctx.Err(), context.Canceled) {
+			c.keep(set, set.Failed(i, err))
+		}
 		err = networkError(state.Plan.Delegates[i], err)
 		if first == nil {
 			first = err
@@ -85,7 +93,7 @@ func (c *Chain) delAll(ctx context.Context, set *journal.Set, state *journal.Sta
 // delShare gives a delegate its share of the time that is left, so that one
 // that hangs leaves enough for the primary's DEL, which comes last.
 func (c *Chain) delShare(ctx context.Context, left int, del func(context.Context) error) error {
-	limit := c.opts.DelegateTimeout
+	limit := c.opts.DelegateTimeout + exec.EndRoom
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(deadline)/time.Duration(left))
 	}
@@ -97,7 +105,8 @@ func (c *Chain) delShare(ctx context.Context, left int, del func(context.Context
 func (c *Chain) delOne(ctx context.Context, set *journal.Set, state *journal.State, i int, path string, t Trip) error {
 	defer t.note("del "+state.Plan.Delegates[i].IfName, time.Now())
 	call := c.call(state, i, t)
-	call.Netns, call.Previous = path, previous(state, i)
+	call.Netns, call.Previous, call.FurtherPath = path, previous(state, i), t.Path
+	call.Started = c.delStarted(set, i)
 	failpoint.Hit("chain.del.before")
 	if err := c.opts.Runner.Del(ctx, call); err != nil {
 		return explain(ctx, err)
@@ -107,10 +116,26 @@ func (c *Chain) delOne(ctx context.Context, set *journal.Set, state *journal.Sta
 	return nil
 }
 
-// keep logs that a record of a DEL couldn't be written: the DEL goes on, since
-// without the record it would only be repeated.
+// maxProcesses bounds the records of a DEL that is tried for ever. What isn't
+// in the journal ends by the kernel when the daemon is killed, but for its
+// children.
+const maxProcesses = 32
+
+// delStarted records a process of a DEL. A journal that can't be written is no
+// reason not to remove something.
+func (c *Chain) delStarted(set *journal.Set, i int) func(*journal.Process) error {
+	return func(p *journal.Process) error {
+		if state := set.State(); len(state.Steps[i].Processes) < maxProcesses {
+			c.keep(set, set.Process(i, p))
+		}
+		return nil
+	}
+}
+
+// keep logs that a record couldn't be written or a file not be closed: the
+// rest goes on, since without the record a DEL would only be repeated.
 func (c *Chain) keep(set *journal.Set, err error) {
 	if err != nil {
-		c.opts.Log.Error("journal: a step of a DEL was not recorded", "set", set.Key().String(), "error", err.Error())
+		c.opts.Log.Error("journal: a step was not recorded", "set", set.Key().String(), "error", err.Error())
 	}
 }

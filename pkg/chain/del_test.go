@@ -31,7 +31,7 @@ func TestDel(t *testing.T) {
 	}
 	r.wantAsked("DEL 2", "DEL 1", "DEL 0")
 	for _, c := range r.calls {
-		if string(c.Previous) != string(result(c.Delegate)) || c.Started != nil {
+		if string(c.Previous) != string(result(c.Delegate)) || c.Started == nil {
 			t.Errorf("call %+v", c)
 		}
 	}
@@ -92,10 +92,10 @@ func TestDelSharesTime(t *testing.T) {
 		hang   []int
 		want   []time.Duration
 	}{
-		{"none hangs", 40 * time.Second, nil, []time.Duration{40 * time.Second / 3, 20 * time.Second, 30 * time.Second}},
+		{"none hangs", 40 * time.Second, nil, []time.Duration{40 * time.Second / 3, 20 * time.Second, 33 * time.Second}},
 		{"two hang", 40 * time.Second, []int{1, 2}, []time.Duration{40 * time.Second / 3, 40 * time.Second / 3, 40 * time.Second / 3}},
-		{"the limit of one counts", 400 * time.Second, []int{1, 2}, []time.Duration{30 * time.Second, 30 * time.Second, 30 * time.Second}},
-		{"no deadline", 0, []int{1, 2}, []time.Duration{30 * time.Second, 30 * time.Second, 30 * time.Second}},
+		{"the limit of one counts", 400 * time.Second, []int{1, 2}, []time.Duration{33 * time.Second, 33 * time.Second, 33 * time.Second}},
+		{"no deadline", 0, []int{1, 2}, []time.Duration{33 * time.Second, 33 * time.Second, 33 * time.Second}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -205,30 +205,49 @@ func TestDelOfUnreadableNamespace(t *testing.T) {
 	r.wantFiles(0)
 }
 
-// The process that a killed daemon left is gone before the first DEL. After a
-// reboot its number is that of another one.
+// The process that a killed daemon left is gone before the first DEL, be it of
+// an ADD, of one whose result is known, or of a former DEL. After a reboot its
+// number is that of another one.
 func TestDelEndsLeftovers(t *testing.T) {
-	for boot, wantEnded := range map[string]bool{"boot-1": true, "boot-2": false} {
-		t.Run(boot, func(t *testing.T) {
+	for _, tt := range []struct {
+		name, boot string
+		ended      bool
+		then       func(*journal.Set) error
+	}{
+		{"ADD", "boot-1", true, func(*journal.Set) error { return nil }},
+		{"ADD, rebooted", "boot-2", false, func(*journal.Set) error { return nil }},
+		{"ADD with its result", "boot-1", true, func(s *journal.Set) error { return s.Added(0, result(0)) }},
+		{"DEL", "boot-1", true, func(s *journal.Set) error {
+			return errors.Join(s.Added(0, result(0)), s.Commit(nil), s.Delete("DEL"))
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t)
 			set := r.begin(1, "", journal.Namespace{})
-			cmd := osexec.Command("/bin/sleep", "3600")
-			cmd.Env = []string{"CNI_CONTAINERID=c1"}
-			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-			must(t, cmd.Start())
-			t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
-			must(t, set.Process(0, &journal.Process{Group: cmd.Process.Pid, StartTime: startOf(t, cmd.Process.Pid)}))
-			r.reopen(boot)
+			p := leftover(t)
+			must(t, errors.Join(tt.then(set), set.Process(0, &p)))
+			r.reopen(tt.boot)
 			set, _ = r.j.Get(key())
 			ended := false
-			r.faults["DEL 0"] = func(context.Context) error { ended = stateOf(t, cmd.Process.Pid) == "Z"; return nil }
+			r.faults["DEL 0"] = func(context.Context) error { ended = stateOf(t, p.Group) == "Z"; return nil }
 			must(t, r.Chain.Del(t.Context(), r.j, set, "restart", Trip{}))
 			r.wantAsked("DEL 0")
-			if ended != wantEnded {
-				t.Errorf("the process had ended before DEL: %v, want %v", ended, wantEnded)
+			if ended != tt.ended {
+				t.Errorf("the process had ended before DEL: %v, want %v", ended, tt.ended)
 			}
 		})
 	}
+}
+
+// leftover is a process that was started for the container.
+func leftover(t *testing.T) journal.Process {
+	t.Helper()
+	cmd := osexec.Command("/bin/sleep", "3600")
+	cmd.Env = []string{"CNI_CONTAINERID=c1"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(t, cmd.Start())
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	return journal.Process{Group: cmd.Process.Pid, StartTime: startOf(t, cmd.Process.Pid)}
 }
 
 func stateOf(t *testing.T, pid int) string {
@@ -247,30 +266,6 @@ func startOf(t *testing.T, pid int) uint64 {
 	_, err = fmt.Sscan(strings.Fields(string(data))[21], &start)
 	must(t, err)
 	return start
-}
-
-func TestCheck(t *testing.T) {
-	r := newRig(t)
-	set := r.added(3, "/run/netns/x", journal.Namespace{})
-	if err := r.Chain.Check(t.Context(), set, Trip{}); err != nil {
-		t.Fatal(err)
-	}
-	r.wantAsked("CHECK 0", "CHECK 1", "CHECK 2")
-	for _, c := range r.calls {
-		if string(c.Previous) != string(result(c.Delegate)) || c.Netns != "/run/netns/x" {
-			t.Errorf("call %+v", c)
-		}
-	}
-	r.forget()
-	r.faults["CHECK 1"] = fails
-	err := r.Chain.Check(t.Context(), set, Trip{})
-	if want := "network ns/n1: interface if1: injected"; !errors.Is(err, errFault) || err.Error() != want {
-		t.Errorf("error %v, want %q", err, want)
-	}
-	r.wantAsked("CHECK 0", "CHECK 1")
-	if state := set.State(); state.Phase != journal.Committed {
-		t.Errorf("CHECK changed the phase to %s", state.Phase)
-	}
 }
 
 // CHECK and DEL are shown what the runtime was told, not what the delegate said

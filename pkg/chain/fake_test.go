@@ -30,6 +30,8 @@ type fake struct {
 	// unstarted delegates fail before any process exists.
 	unstarted map[int]bool
 	results   map[int]string
+	// process is reported by each DEL.
+	process *journal.Process
 }
 
 var errFault = errors.New("injected")
@@ -65,7 +67,15 @@ func result(delegate int) json.RawMessage {
 }
 
 func (f *fake) Check(ctx context.Context, c exec.Call) error { return f.ask(ctx, "CHECK", c) }
-func (f *fake) Del(ctx context.Context, c exec.Call) error   { return f.ask(ctx, "DEL", c) }
+
+func (f *fake) Del(ctx context.Context, c exec.Call) error {
+	if f.process != nil {
+		if err := c.Started(f.process); err != nil {
+			return err
+		}
+	}
+	return f.ask(ctx, "DEL", c)
+}
 
 // forget empties the record.
 func (f *fake) forget() { f.asked, f.calls = nil, nil }
