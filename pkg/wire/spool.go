@@ -36,6 +36,18 @@ type Entry struct {
 	Name    string
 	Time    time.Time
 	Request *Request
+	// BootID is the boot in which it was put here, Uptime how long that had
+	// lasted (see Uptime); zero when they weren't known, or in entries of
+	// an earlier release. Unlike Time they don't jump.
+	BootID string
+	Uptime time.Duration
+}
+
+// spooled is the JSON of an entry: the request's keys and these.
+type spooled struct {
+	*Request
+	BootID string        `json:"spooledBootID,omitempty"`
+	Uptime time.Duration `json:"spooledUptime,omitempty"`
 }
 
 // CorruptError reports an entry that cannot be read back.
@@ -63,11 +75,12 @@ const (
 	spoolTemp = ".tmp-"
 	// maxSpoolFile is a frame's content and the first line.
 	maxSpoolFile = MaxFrame + 64
+	bootIDFile   = "/proc/sys/kernel/random/boot_id"
 )
 
 // Put stores req; when it returns nil, the entry survives a loss of power.
 func (s Spool) Put(req *Request) error {
-	content, err := spoolContent(req)
+	content, err := spoolContent(stamp(req))
 	if err != nil {
 		return fmt.Errorf("spool %s: %w", s.Dir, err)
 	}
@@ -147,9 +160,23 @@ func removeAbandoned(root *os.Root, f fs.DirEntry) {
 	}
 }
 
-// spoolContent is the file for req.
-func spoolContent(req *Request) ([]byte, error) {
-	frame, err := encode(req)
+// stamp notes when a request was spooled. Without it the entry is still good:
+// no DEL is lost for it.
+func stamp(req *Request) spooled {
+	boot, err := os.ReadFile(bootIDFile)
+	if err != nil {
+		return spooled{Request: req}
+	}
+	uptime, err := Uptime()
+	if err != nil {
+		return spooled{Request: req}
+	}
+	return spooled{Request: req, BootID: string(bytes.TrimSpace(boot)), Uptime: uptime}
+}
+
+// spoolContent is the file of an entry.
+func spoolContent(entry spooled) ([]byte, error) {
+	frame, err := encode(entry)
 	if err != nil {
 		return nil, err
 	}
@@ -170,20 +197,20 @@ func spoolName(now time.Time, random uint64, req *Request) string {
 }
 
 // parseSpool is the reverse of spoolContent.
-func parseSpool(content []byte) (*Request, error) {
+func parseSpool(content []byte) (spooled, error) {
 	head, payload, ok := bytes.Cut(content, []byte("\n"))
 	sum, magic := strings.CutPrefix(string(head), spoolMagic)
 	if !ok || !magic {
-		return nil, fmt.Errorf("%d bytes, not begun by %q", len(content), spoolMagic)
+		return spooled{}, fmt.Errorf("%d bytes, not begun by %q", len(content), spoolMagic)
 	}
 	if sum != checksum(payload) {
-		return nil, errors.New("the checksum does not match")
+		return spooled{}, errors.New("the checksum does not match")
 	}
-	req := new(Request)
-	if err := json.Unmarshal(payload, req); err != nil {
-		return nil, err
+	entry := spooled{Request: new(Request)}
+	if err := json.Unmarshal(payload, &entry); err != nil {
+		return spooled{}, err
 	}
-	return req, nil
+	return entry, nil
 }
 
 func readEntry(root *os.Root, name string) (Entry, error) {
@@ -204,7 +231,7 @@ func readEntry(root *os.Root, name string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	req, err := parseSpool(content)
+	entry, err := parseSpool(content)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -213,7 +240,7 @@ func readEntry(root *os.Root, name string) (Entry, error) {
 	if nanos, err := strconv.ParseInt(digits, 10, 64); err == nil {
 		at = time.Unix(0, nanos)
 	}
-	return Entry{Name: name, Time: at, Request: req}, nil
+	return Entry{Name: name, Time: at, Request: entry.Request, BootID: entry.BootID, Uptime: entry.Uptime}, nil
 }
 
 func (s Spool) quarantine(name string, why error) error {

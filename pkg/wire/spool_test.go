@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -195,7 +196,7 @@ func TestSpoolEntryThatIsALinkIsNotRead(t *testing.T) {
 }
 
 func FuzzParseSpool(f *testing.F) {
-	good, err := spoolContent(&Request{Command: "DEL", ContainerID: "a"})
+	good, err := spoolContent(spooled{Request: &Request{Command: "DEL", ContainerID: "a"}, BootID: "b", Uptime: 7})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -226,5 +227,58 @@ func BenchmarkSpoolPut(b *testing.B) {
 		if err := s.Put(&Request{Command: "DEL", ContainerID: "a", Config: make([]byte, 2048)}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// An entry says when it was put there by clocks that don't jump.
+func TestSpoolStamps(t *testing.T) {
+	s := testSpool(t)
+	before, err := Uptime()
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "a")
+	after, err := Uptime()
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := s.List()
+	if err != nil || len(entries) != 1 {
+		t.Fatal(entries, err)
+	}
+	if e := entries[0]; e.BootID != strings.TrimSpace(string(boot)) || e.Uptime < before || e.Uptime > after {
+		t.Errorf("%q, %v; want %q, %v to %v", e.BootID, e.Uptime, boot, before, after)
+	}
+}
+
+// Entries of the first form have no stamp; the first form's reader, which
+// decoded a Request alone, reads the new ones.
+func TestSpoolFormsAreCompatible(t *testing.T) {
+	s := testSpool(t)
+	put(t, s, "new")
+	content, err := os.ReadFile(onlyName(t, s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, payload, _ := strings.Cut(string(content), "\n")
+	old := new(Request)
+	if err := json.Unmarshal([]byte(payload), old); err != nil || old.ContainerID != "new" || string(old.Config) != "{bad" {
+		t.Errorf("%+v, %v", old, err)
+	}
+	payload = `{"version":1,"plugin":"","command":"DEL","containerID":"old"}`
+	name := filepath.Join(s.Dir, "00000000000000000001-0-0"+spoolSuffix)
+	if err := os.WriteFile(name, []byte(spoolMagic+checksum([]byte(payload))+"\n"+payload), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := s.List()
+	if err != nil || len(entries) != 2 {
+		t.Fatal(entries, err)
+	}
+	if e := entries[0]; e.Request.ContainerID != "old" || e.BootID != "" || e.Uptime != 0 {
+		t.Errorf("%+v", e)
 	}
 }
