@@ -33,14 +33,14 @@ func (p plugin) ask(req *wire.Request, c conf) (*wire.Reply, *wire.Error) {
 }
 
 // askDel asks the daemon, and puts the request on disk when it does not
-// answer. A call back from one of the daemon's own delegates is not put there:
-// the daemon's journal has the attachment and repeats its DEL.
+// answer. A call by the daemon or one of its delegates is not put there: the
+// daemon's journal has the attachment and repeats its DEL.
 func (p plugin) askDel(req *wire.Request, c conf) (*wire.Reply, *wire.Error) {
 	reply, err := askDaemon(p.socket(c), req, p.budgets.takenDel, p.budgets.del)
 	if err == nil {
 		return reply, nil
 	}
-	calledBack := p.getenv(wire.SocketEnv) != "" && (req.Plugin == wire.PluginIPAM || req.Plugin == wire.PluginWhereabouts)
+	calledBack := p.getenv(wire.SocketEnv) != "" && req.Plugin != wire.PluginMeta
 	if calledBack {
 		return nil, unanswered(wire.CodeTryAgainLater, req, err)
 	}

@@ -65,7 +65,6 @@ func begin(t *testing.T, c call) (*strings.Builder, func() int) {
 func TestDelWithoutDaemonIsSpooled(t *testing.T) {
 	for _, test := range []struct{ name, program, stdin string }{
 		{"as runtimes do", wire.PluginMeta, `{"cniVersion":"1.1.0"}`},
-		{"namespace gone", wire.PluginRouted, `{"cniVersion":"1.1.0"}`},
 		{"old version", wire.PluginMeta, `{"cniVersion":"0.2.0"}`},
 		{"wrong type in the configuration", wire.PluginMeta, `{"name":5}`},
 	} {
@@ -158,11 +157,16 @@ func TestDelThatCannotBeSpooledFails(t *testing.T) {
 
 // The daemon's journal repeats the DEL of a delegate that called back.
 func TestDelThatCalledBackIsNotSpooled(t *testing.T) {
-	w := newWorld(t)
-	o := call{name: wire.PluginIPAM, env: env("DEL", "META_CNI_SOCKET="+w.socket), stdin: w.conf(t, nil)}.run(t)
-	o.wantError(t, 11, "not running", w.socket)
-	if entries := w.spooled(t); len(entries) > 0 {
-		t.Error(entries)
+	for _, name := range []string{wire.PluginIPAM, wire.PluginWhereabouts, wire.PluginRouted, wire.PluginVXLAN} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			o := call{name: name, env: env("DEL", "META_CNI_SOCKET="+w.socket), stdin: w.conf(t, nil)}.run(t)
+			o.wantError(t, 11, "not running", w.socket)
+			if entries := w.spooled(t); len(entries) > 0 {
+				t.Error(entries)
+			}
+		})
 	}
 }
 
@@ -257,7 +261,7 @@ func TestDaemonThatEndsMeanwhile(t *testing.T) {
 
 func TestDefaultBudgetsFitTheRuntimes(t *testing.T) {
 	b := defaultBudgets()
-	if b.taken > 5*time.Second || b.takenDel > b.taken || b.del > 40*time.Second || b.add <= 100*time.Second || b.add > 110*time.Second || b.status > 2*time.Second {
+	if b.taken > 5*time.Second || b.takenDel > b.taken || b.del > 40*time.Second || b.add < 105*time.Second || b.add > 110*time.Second || b.status > 2*time.Second {
 		t.Errorf("%+v", b)
 	}
 }

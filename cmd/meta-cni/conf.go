@@ -37,14 +37,11 @@ func parseConf(plugin string, data []byte) (conf, *wire.Error) {
 			Msg:  fmt.Sprintf("the network configuration on standard input cannot be decoded: %v", err),
 		}
 	}
-	switch plugin {
-	case wire.PluginMeta:
-	case wire.PluginRouted, wire.PluginVXLAN:
-		c.Mode, c.DaemonBinary = "", ""
-	default:
-		// An IPAM plugin is given the configuration of the plugin that calls
-		// it: macvlan has a mode of its own, and whoever wrote a network
-		// definition must not choose the host's paths.
+	if plugin != wire.PluginMeta {
+		// The others may stand in a network definition, and an IPAM plugin is
+		// given the configuration of the plugin that calls it: macvlan has a mode
+		// of its own, and whoever wrote a definition must not choose the host's
+		// paths.
 		c = conf{CNIVersion: c.CNIVersion}
 	}
 	return c, problem

@@ -41,8 +41,8 @@ type budgets struct {
 	taken time.Duration
 	// takenDel is the same for DEL, which has the spool to fall back on.
 	takenDel time.Duration
-	// add is the daemon's 100 s for a whole ADD, with undo, and a margin so
-	// that its own message arrives.
+	// add is the daemon's 100 s for a whole ADD, with undo, up to 3 s to end
+	// its last delegate, and a margin so that its own message arrives.
 	add time.Duration
 	// del is for a DEL that was taken.
 	del time.Duration
@@ -55,7 +55,7 @@ func defaultBudgets() budgets {
 	return budgets{
 		taken:    5 * time.Second,
 		takenDel: 2 * time.Second,
-		add:      103 * time.Second,
+		add:      105 * time.Second,
 		del:      40 * time.Second,
 		status:   2 * time.Second,
 	}

@@ -14,16 +14,15 @@ import (
 // also when there is a problem.
 func (p plugin) request() (*wire.Request, conf, *wire.Error) {
 	req := &wire.Request{
-		Version:       wire.ProtocolVersion,
-		Plugin:        filepath.Base(p.argv0),
-		Command:       p.getenv("CNI_COMMAND"),
-		ContainerID:   p.getenv("CNI_CONTAINERID"),
-		Netns:         p.getenv("CNI_NETNS"),
-		IfName:        p.getenv("CNI_IFNAME"),
-		Args:          p.getenv("CNI_ARGS"),
-		Path:          p.getenv("CNI_PATH"),
-		NetnsOverride: p.getenv("CNI_NETNS_OVERRIDE"),
-		Trace:         p.trace(),
+		Version:     wire.ProtocolVersion,
+		Plugin:      filepath.Base(p.argv0),
+		Command:     p.getenv("CNI_COMMAND"),
+		ContainerID: p.getenv("CNI_CONTAINERID"),
+		Netns:       p.getenv("CNI_NETNS"),
+		IfName:      p.getenv("CNI_IFNAME"),
+		Args:        p.getenv("CNI_ARGS"),
+		Path:        p.getenv("CNI_PATH"),
+		Trace:       p.trace(),
 	}
 	if problem := checkCall(req); problem != nil {
 		return req, conf{}, problem
@@ -117,16 +116,23 @@ func checkEnvironment(req *wire.Request) *wire.Error {
 		return badEnvironment(fmt.Sprintf("%s needs %s, which the caller did not set", req.Command, strings.Join(missing, ", ")))
 	}
 	if req.ContainerID != "" && !validContainerID(req.ContainerID) {
-		return badEnvironment(fmt.Sprintf("CNI_CONTAINERID %q: must begin with a letter or digit and hold letters, digits and _.- only", req.ContainerID))
+		return badEnvironment(fmt.Sprintf("CNI_CONTAINERID %q: must begin with a letter or digit, hold letters, digits and _.- only, and have at most %d", req.ContainerID, maxContainerID))
 	}
 	if req.IfName != "" && !validIfName(req.IfName) {
-		return badEnvironment(fmt.Sprintf("CNI_IFNAME %q: must have 1 to 15 bytes, no space, no / or :, and not be . or ..", req.IfName))
+		return badEnvironment(fmt.Sprintf("CNI_IFNAME %q: must have 1 to 15 bytes, no space, no / : or %%, ASCII only, and not be . or ..", req.IfName))
 	}
 	return nil
 }
 
-// validContainerID is the specification's ^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$.
+// maxContainerID is the daemon's limit: the ID is part of a file name.
+const maxContainerID = 200
+
+// validContainerID is the specification's ^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$, with
+// the daemon's limit.
 func validContainerID(id string) bool {
+	if len(id) > maxContainerID {
+		return false
+	}
 	for i, r := range []byte(id) {
 		alnum := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 		if !alnum && (i == 0 || !strings.ContainsRune("_.-", rune(r))) {
@@ -136,9 +142,15 @@ func validContainerID(id string) bool {
 	return id != ""
 }
 
-// validIfName is the kernel's dev_valid_name.
+// validIfName is the daemon's rule, which is a little narrower than the
+// kernel's dev_valid_name: a DEL that it refuses must not be spooled.
 func validIfName(name string) bool {
-	return name != "" && len(name) <= 15 && name != "." && name != ".." && !strings.ContainsAny(name, "/: \t\n\v\f\r")
+	for _, c := range []byte(name) {
+		if c <= ' ' || c >= 0x7f || c == '/' || c == ':' || c == '%' {
+			return false
+		}
+	}
+	return name != "" && len(name) <= 15 && name != "." && name != ".."
 }
 
 func badEnvironment(msg string) *wire.Error {

@@ -27,10 +27,11 @@ const endWait = 5 * time.Second
 // and the reply on its standard output. Its failure is never put on the spool:
 // no daemon would work it off.
 func (p plugin) askOneshot(req *wire.Request, c conf) (*wire.Reply, *wire.Error) {
-	code, budget := wire.CodeTryAgainLater, p.budgets.add
+	code, budget, grace := wire.CodeTryAgainLater, p.budgets.add, endWait
 	switch req.Command {
 	case "STATUS":
-		code = wire.CodeNotAvailable
+		// It undoes nothing, so that its end needs little of the time.
+		code, budget, grace = wire.CodeNotAvailable, p.budgets.status*3/4, p.budgets.status/8
 	case "DEL":
 		budget = p.budgets.del
 	}
@@ -40,7 +41,7 @@ func (p plugin) askOneshot(req *wire.Request, c conf) (*wire.Reply, *wire.Error)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), budget)
 	defer cancel()
-	reply, err := oneshot(ctx, binary, req)
+	reply, err := oneshot(ctx, binary, req, grace)
 	if err != nil {
 		return nil, &wire.Error{
 			Code:    code,
@@ -52,8 +53,9 @@ func (p plugin) askOneshot(req *wire.Request, c conf) (*wire.Reply, *wire.Error)
 }
 
 // oneshot runs the program. It is told (SIGTERM) when ctx ends and also when
-// this process is killed, so that it undoes what it began.
-func oneshot(ctx context.Context, binary string, req *wire.Request) (*wire.Reply, error) {
+// this process is killed, so that it undoes what it began, and has grace for
+// that.
+func oneshot(ctx context.Context, binary string, req *wire.Request, grace time.Duration) (*wire.Reply, error) {
 	var stdin bytes.Buffer
 	if err := wire.WriteFrame(&stdin, req); err != nil {
 		return nil, err
@@ -62,7 +64,7 @@ func oneshot(ctx context.Context, binary string, req *wire.Request) (*wire.Reply
 	cmd.Stdin = &stdin
 	cmd.Stderr = os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = endWait
+	cmd.WaitDelay = grace
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -74,7 +76,7 @@ func oneshot(ctx context.Context, binary string, req *wire.Request) (*wire.Reply
 		return nil, err
 	}
 	// A process that it left behind may hold its standard output open.
-	defer context.AfterFunc(ctx, func() { time.AfterFunc(endWait, func() { _ = stdout.Close() }) })()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(grace, func() { _ = stdout.Close() }) })()
 	reply := new(wire.Reply)
 	read := wire.ReadFrame(stdout, reply)
 	ended := cmd.Wait()

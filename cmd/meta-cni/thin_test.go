@@ -36,6 +36,9 @@ func fakeOneshot(how string) int {
 		reply.Error = &wire.Error{CNIVersion: "1.1.0", Code: 7, Msg: "m"}
 	case "silent":
 		return 3
+	case "stubborn":
+		signal.Ignore(syscall.SIGTERM)
+		time.Sleep(time.Minute) // longer than anybody waits
 	case "hang":
 		told := make(chan os.Signal, 1)
 		signal.Notify(told, syscall.SIGTERM)
@@ -114,6 +117,20 @@ func TestThinModeEndsAOneshotThatHangs(t *testing.T) {
 	}
 	if text, err := os.ReadFile(mark); err != nil || string(text) != "told" {
 		t.Errorf("%q, %v: it was not asked to end", text, err)
+	}
+}
+
+// A runtime asks STATUS without a limit of its own.
+func TestThinModeBoundsStatus(t *testing.T) {
+	w := newWorld(t)
+	binary := installOneshot(t, w.dir, "stubborn", filepath.Join(w.dir, "mark"))
+	begin := time.Now()
+	p := quick("STATUS", w.conf(t, map[string]any{"mode": "thin", "daemonBinary": binary}))
+	p.budgets.status = defaultBudgets().status
+	out := p.run()
+	wantError(t, string(out.text), out.code, 50, "did not answer in time", binary)
+	if took := time.Since(begin); took > defaultBudgets().status {
+		t.Error("took", took)
 	}
 }
 

@@ -27,7 +27,7 @@ func frameOf(t *testing.T, message any) []byte {
 func TestFrameRoundTrip(t *testing.T) {
 	full := &Request{
 		Version: 1, Plugin: "meta-cni", Command: "ADD", ContainerID: "c1", Netns: "/run/netns/x<&>\u2028",
-		IfName: "eth0", Args: "IgnoreUnknown=1;K8S_POD_NAME=a", Path: "/opt/cni/bin", NetnsOverride: "1",
+		IfName: "eth0", Args: "IgnoreUnknown=1;K8S_POD_NAME=a", Path: "/opt/cni/bin",
 		Trace: map[string]string{"TRACEPARENT": "00-1-2-01"}, Config: []byte("{not json \xff\x00"),
 	}
 	for _, test := range []struct {

@@ -66,8 +66,6 @@ type Request struct {
 	IfName      string `json:"ifName,omitempty"`
 	Args        string `json:"args,omitempty"`
 	Path        string `json:"path,omitempty"`
-	// NetnsOverride is CNI_NETNS_OVERRIDE.
-	NetnsOverride string `json:"netnsOverride,omitempty"`
 	// Trace holds TRACEPARENT, TRACESTATE and BAGGAGE, those that were set.
 	Trace map[string]string `json:"trace,omitempty"`
 	// Config is standard input as it came; it need not be valid JSON.
@@ -131,7 +129,6 @@ func (r *Request) valid() error {
 		{"CNI_IFNAME", r.IfName},
 		{"CNI_ARGS", r.Args},
 		{"CNI_PATH", r.Path},
-		{"CNI_NETNS_OVERRIDE", r.NetnsOverride},
 	}
 	for _, f := range fields {
 		if !utf8.ValidString(f.value) {
