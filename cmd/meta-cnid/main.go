@@ -35,6 +35,7 @@ const usage = "usage: meta-cnid run|oneshot|conf|health|install|version [flags];
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop) // a second signal ends us at once
 	err := command(ctx, os.Args[1:], os.Stdin, os.Stdout)
 	stop()
 	if errors.Is(err, flag.ErrHelp) {

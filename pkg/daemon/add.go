@@ -26,7 +26,7 @@ func (d *Daemon) handleAdd(ctx context.Context, r *request, reply func(*wire.Rep
 	}
 	defer leave()
 	r.since("turn", start)
-	set, err := d.add(ctx, r)
+	set, fresh, err := d.add(ctx, r)
 	if err != nil {
 		d.reportFailure(r, err)
 		return errors.Join(err, reply(failure(r, err)))
@@ -41,11 +41,13 @@ func (d *Daemon) handleAdd(ctx context.Context, r *request, reply func(*wire.Rep
 	} else {
 		_ = reply(failure(r, err))
 	}
-	if err != nil {
+	if err != nil && fresh {
 		return d.takeBack(ctx, set, r, err)
 	}
-	d.publishAfter(r, &state)
-	return nil
+	if err == nil && fresh {
+		d.publishAfter(r, &state)
+	}
+	return err
 }
 
 // takeBack removes an attachment set whose result reached nobody.
@@ -56,39 +58,43 @@ func (d *Daemon) takeBack(ctx context.Context, set *journal.Set, r *request, cau
 	return errors.Join(cause, d.chain.Del(ctx, d.opts.Journal, set, "undo: "+cause.Error(), d.trip(r)))
 }
 
-// add attaches the pod's networks and returns the committed set.
-func (d *Daemon) add(ctx context.Context, r *request) (*journal.Set, error) {
+// add attaches the pod's networks and returns the committed set; fresh is
+// false when an earlier ADD of the same sandbox had done it.
+func (d *Daemon) add(ctx context.Context, r *request) (set *journal.Set, fresh bool, err error) {
 	id, taken, err := sandbox(r.Netns)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if set, err := d.former(ctx, r, id); set != nil || err != nil {
-		return set, err
+		return set, false, err
 	}
 	if d.graves.holds(r.key, id) {
-		return nil, invalid(wire.CodeUnknownContainer, errors.New("this sandbox has just been deleted: a late ADD is refused"))
+		return nil, false, invalid(wire.CodeUnknownContainer, errors.New("this sandbox has just been deleted: a late ADD is refused"))
 	}
 	plan, err := d.plan(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := refuseTaken(plan, taken); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return d.walk(ctx, r, plan, id)
+	set, err = d.walk(ctx, r, plan, id)
+	return set, true, err
 }
 
 // walk runs the plan in the lane of ADDs.
 func (d *Daemon) walk(ctx context.Context, r *request, plan *attach.Plan, id journal.Namespace) (*journal.Set, error) {
 	start := time.Now()
-	leave, err := d.adds.enter(ctx)
+	leave, err := d.adds.enter(ctx, plan)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
 	r.since("queue", start)
-	done := d.running.begin(ctx, r.ContainerID)
-	defer done()
+	// The wait may have been long enough for the path to lead elsewhere.
+	if now, _, err := sandbox(r.Netns); err != nil || now != id {
+		return nil, invalid(wire.CodeUnknownContainer, errors.Join(errors.New("the sandbox went while its ADD was waiting"), err))
+	}
 	start = time.Now()
 	d.graves.open(r.key)
 	set, err := d.opts.Journal.Begin(plan, id)
@@ -127,7 +133,7 @@ func (d *Daemon) former(ctx context.Context, r *request, id journal.Namespace) (
 	}
 	state := set.State()
 	same := state.NetnsDev == id.Dev && state.NetnsInode == id.Inode && state.BootID == d.opts.Journal.BootID()
-	if state.Phase == journal.Committed && same {
+	if state.Phase == journal.Committed && same && !state.Recovered {
 		d.opts.Log.Info("ADD was asked again for an attachment set that stands", "set", r.key.String())
 		return set, nil
 	}

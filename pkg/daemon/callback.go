@@ -38,7 +38,7 @@ func (d *Daemon) callback(ctx context.Context, req *wire.Request) (json.RawMessa
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(outer, func() { cancel(context.Cause(outer)) })()
-	leave, err := d.callbacks.enter(ctx)
+	leave, err := d.callbacks.enter(ctx, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/meta-cni/meta-cni/pkg/attach"
@@ -66,6 +67,9 @@ type Daemon struct {
 	callbacks *lane
 	running   *running
 	graves    *graves
+	probe     probe
+	// active are the requests that are being handled.
+	active sync.WaitGroup
 }
 
 // New makes a Daemon.
@@ -74,25 +78,29 @@ func New(opts Options) *Daemon {
 	if workers == 0 {
 		workers = max(8, 4*runtime.NumCPU())
 	}
+	running := newRunning()
 	return &Daemon{
 		opts: opts,
 		chain: chain.New(chain.Options{
 			Runner:          opts.Runner,
 			DelegateTimeout: opts.Config.DelegateTimeout.Duration,
 			UndoBudget:      config.UndoBudget,
+			Running:         running.begin,
 			Log:             opts.Log,
 		}),
 		order:     newOrder(),
 		adds:      newLane("ADD", workers),
 		dels:      newLane("DEL", workers),
 		callbacks: newLane("callback", 4*workers),
-		running:   newRunning(),
+		running:   running,
 		graves:    newGraves(opts.Config.Mode == config.Kubernetes),
 	}
 }
 
 // Handle answers one request of the plugin; see wire.Handler.
 func (d *Daemon) Handle(ctx context.Context, req *wire.Request, reply func(*wire.Reply) error) {
+	d.active.Add(1)
+	defer d.active.Done()
 	start := time.Now()
 	if req.Plugin != wire.PluginMeta {
 		d.handleCallback(ctx, req, reply)
@@ -158,5 +166,5 @@ func milliseconds(d time.Duration) float64 {
 }
 
 func (d *Daemon) trip(r *request) chain.Trip {
-	return chain.Trip{Trace: r.Trace, Timing: r.timing}
+	return chain.Trip{Trace: r.Trace, Path: r.path, Timing: r.timing}
 }

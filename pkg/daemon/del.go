@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/meta-cni/meta-cni/pkg/attach"
@@ -33,16 +34,23 @@ func (d *Daemon) del(ctx context.Context, r *request) error {
 		return err
 	}
 	defer leave()
-	out, err := d.dels.enter(ctx)
+	set, known := d.opts.Journal.Get(r.key)
+	if known && r.spooled != nil && d.laterLife(r.spooled, set) {
+		d.opts.Log.Warn("a spooled DEL was dropped: the sandbox has been added again since", "set", r.key.String())
+		return nil
+	}
+	var plan *attach.Plan
+	if known {
+		state := set.State()
+		plan = &state.Plan
+	}
+	out, err := d.dels.enter(ctx, plan)
 	if err != nil {
 		return err
 	}
 	defer out()
 	r.since("queue", start)
-	done := d.running.begin(ctx, r.ContainerID)
-	defer done()
-	set, ok := d.opts.Journal.Get(r.key)
-	if !ok {
+	if !known {
 		return d.delUnknown(ctx, r)
 	}
 	return d.delSet(ctx, r, set)
@@ -97,16 +105,16 @@ func parkable(state *journal.State, now time.Time) bool {
 // forget takes back what is not yet published of a pod, unless a newer sandbox
 // of the same pod has something to say.
 func (d *Daemon) forget(set *journal.Set) {
-	pod := set.State().Plan.Pod
-	if d.opts.Publisher == nil || pod.UID == "" {
+	uid := set.PodUID()
+	if d.opts.Publisher == nil || uid == "" {
 		return
 	}
 	for _, other := range d.opts.Journal.Sets() {
-		if other != set && other.State().Plan.Pod.UID == pod.UID {
+		if other != set && other.PodUID() == uid {
 			return
 		}
 	}
-	d.opts.Publisher.Forget(pod)
+	d.opts.Publisher.Forget(set.State().Plan.Pod)
 }
 
 // delUnknown removes what an attachment set left that the journal doesn't
@@ -117,7 +125,7 @@ func (d *Daemon) delUnknown(ctx context.Context, r *request) error {
 	if d.graves.knows(r.key) {
 		return nil
 	}
-	remembered, err := d.opts.Runner.Remembered(r.ContainerID)
+	remembered, err := d.opts.Runner.Remembered(r.key)
 	if err != nil {
 		return err
 	}
@@ -132,18 +140,34 @@ func (d *Daemon) delUnknown(ctx context.Context, r *request) error {
 		}
 		p.Delegates = primary
 	}
+	path, ns := openable(r.Netns)
+	done := d.running.begin(ctx, r.ContainerID)
+	defer done()
 	var errs []error
-	for i := len(p.Delegates) - 1; i >= 0; i-- {
-		r.networks = append(r.networks, p.Delegates[i].Network)
-		if err := d.opts.Runner.Del(ctx, exec.Call{Plan: &p, Delegate: i, Netns: openable(r.Netns), Trace: r.Trace}); err != nil {
-			errs = append(errs, fmt.Errorf("network %s: %w", p.Delegates[i].Network, err))
+	for i, delegate := range slices.Backward(p.Delegates) {
+		r.networks = append(r.networks, delegate.Network)
+		call := exec.Call{Plan: &p, Delegate: i, Netns: path, Trace: r.Trace}
+		if err := d.delRemembered(ctx, call, i+1); err != nil {
+			errs = append(errs, fmt.Errorf("network %s: %w", delegate.Network, err))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	d.graves.bury(r.key, journal.Namespace{})
+	d.graves.bury(r.key, ns)
 	return nil
+}
+
+// delRemembered gives one delegate its share of the time: left delegates still
+// have to be asked.
+func (d *Daemon) delRemembered(ctx context.Context, call exec.Call, left int) error {
+	limit := d.opts.Config.DelegateTimeout.Duration
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline)/time.Duration(left))
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return d.opts.Runner.Del(ctx, call)
 }
 
 // primaryPlan is the primary network as the only delegate.
@@ -164,12 +188,13 @@ func (d *Daemon) primaryPlan(r *request) ([]attach.Delegate, error) {
 
 // openable is the path if it leads to a network namespace, else empty, as the
 // specification has it for one that is gone.
-func openable(path string) string {
+func openable(path string) (string, journal.Namespace) {
 	if path == "" {
-		return ""
+		return "", journal.Namespace{}
 	}
-	if _, _, err := sandbox(path); err != nil {
-		return ""
+	ns, _, err := sandbox(path)
+	if err != nil {
+		return "", journal.Namespace{}
 	}
-	return path
+	return path, ns
 }

@@ -15,13 +15,13 @@ import (
 
 // healthHandler answers /healthz while the process runs and /readyz when an
 // ADD could work; a 503 says in words why it couldn't.
-func (d *Daemon) healthHandler() http.Handler {
+func healthHandler(ready func() error) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := d.ready(); err != nil {
+		if err := ready(); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
@@ -31,14 +31,14 @@ func (d *Daemon) healthHandler() http.Handler {
 }
 
 // serveHealth serves the health socket until ctx ends.
-func (d *Daemon) serveHealth(ctx context.Context, path string) error {
+func serveHealth(ctx context.Context, path string, ready func() error, log *slog.Logger) error {
 	listener, err := wire.Listen(path)
 	if err != nil {
 		return err
 	}
 	server := &http.Server{
-		Handler: d.healthHandler(), ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second,
-		ErrorLog: slog.NewLogLogger(d.opts.Log.Handler(), slog.LevelDebug),
+		Handler: healthHandler(ready), ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()

@@ -22,6 +22,7 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/config"
 	"github.com/meta-cni/meta-cni/pkg/delegate"
 	delegateexec "github.com/meta-cni/meta-cni/pkg/delegate/exec"
+	"github.com/meta-cni/meta-cni/pkg/journal"
 	"github.com/meta-cni/meta-cni/pkg/objects"
 	"github.com/meta-cni/meta-cni/pkg/publish"
 	"github.com/meta-cni/meta-cni/pkg/testnet"
@@ -91,7 +92,7 @@ func newInside(t *testing.T, change func(*Options)) *inside {
 		t.Fatal(err)
 	}
 	cfg.StateDir = in.dir
-	j, _, err := openJournal(cfg, log)
+	j, _, err := openJournal(cfg, "", log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,12 +149,12 @@ func TestSweepFinishes(t *testing.T) {
 	if e := in.call(t.Context(), in.request("DEL", "c1", pod)); e == nil {
 		t.Fatal("a broken DEL succeeded")
 	}
-	in.sweep(t.Context(), false)
+	newSweeper(in.Daemon).sweep(t.Context(), time.Now())
 	if len(in.opts.Journal.Sets()) != 1 {
 		t.Error("a failed DEL was forgotten")
 	}
 	in.memory.broken.Store(false)
-	in.sweep(t.Context(), false)
+	newSweeper(in.Daemon).sweep(t.Context(), time.Now())
 	if in.memory.count() != 0 || len(in.opts.Journal.Sets()) != 0 {
 		t.Errorf("left: %d attachments, %d sets", in.memory.count(), len(in.opts.Journal.Sets()))
 	}
@@ -171,14 +172,15 @@ func TestSweepOfAnEarlierBoot(t *testing.T) {
 	if err := set.Remove(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := in.opts.Journal.Restore(begin, state.Attachments); err != nil {
+	if _, err := in.opts.Journal.Restore(journal.Damaged{Key: set.Key()}, begin, state.Attachments); err != nil {
 		t.Fatal(err)
 	}
-	in.sweep(t.Context(), false)
+	s, now := newSweeper(in.Daemon), time.Now()
+	s.sweep(t.Context(), now)
 	if in.memory.count() != 1 {
 		t.Error("removed before the runtime had its time")
 	}
-	in.sweep(t.Context(), true)
+	s.sweep(t.Context(), now.Add(staleAfter+time.Second))
 	if in.memory.count() != 0 || len(in.opts.Journal.Sets()) != 0 {
 		t.Errorf("left: %d attachments, %d sets", in.memory.count(), len(in.opts.Journal.Sets()))
 	}
@@ -205,8 +207,8 @@ func TestManyRequestsLeaveNothing(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if in.memory.count() != 0 || len(in.opts.Journal.Sets()) != 0 || len(in.order.keys) != 0 || len(in.running.ctxs) != 0 {
-		t.Errorf("left: %d attachments, %d sets, %d turns, %d running", in.memory.count(), len(in.opts.Journal.Sets()), len(in.order.keys), len(in.running.ctxs))
+	if in.memory.count() != 0 || len(in.opts.Journal.Sets()) != 0 || len(in.order.keys) != 0 || len(in.running.walks) != 0 {
+		t.Errorf("left: %d attachments, %d sets, %d turns, %d running", in.memory.count(), len(in.opts.Journal.Sets()), len(in.order.keys), len(in.running.walks))
 	}
 	goleak.VerifyNone(t, ignore)
 }

@@ -471,7 +471,7 @@ func TestFullDisk(t *testing.T) {
 	ballast := filepath.Join(state, "ballast")
 	_ = os.WriteFile(ballast, make([]byte, 1<<20), 0o600)
 	other, otherPod := b.sandbox("second")
-	b.wantError(t, "ADD", other, 999, "no space left on device")
+	b.wantError(t, "ADD", other, 5, "no space left on device")
 	wantLinks(t, otherPod)
 	b.wantError(t, "STATUS", node.Sandbox{}, 50, "no space left on device")
 	b.must(t, "DEL", s)

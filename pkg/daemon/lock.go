@@ -4,18 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Lock is the right to use a state folder. The kernel takes it back when the
-// process ends, however it ends. There are two files: `daemon.lock` is held
-// alone by a daemon and shared by thin requests, so that these see at once
-// that a daemon is there; `lock` is held by one thin request at a time.
+// process ends, however it ends. `daemon.lock` is held alone by a daemon and
+// shared by thin requests, so that these see at once that a daemon is there;
+// `lock` is shared by thin requests for one container and held alone by one
+// for all (GC); `locks/N` orders those for one container.
 type Lock struct{ files []*os.File }
+
+// lockFiles is the number of files for containers: their names come from a
+// hash, so that they don't become more with each container.
+const lockFiles = 64
 
 // errDaemon says that a daemon holds the state folder.
 var errDaemon = errors.New("a meta-cnid daemon uses this state folder: take \"mode\": \"thin\" out of the configuration, or stop the daemon")
@@ -27,19 +34,31 @@ func lockForDaemon(ctx context.Context, stateDir string, waiting func()) (*Lock,
 	return l, l.take(ctx, stateDir, "daemon.lock", unix.LOCK_EX, waiting)
 }
 
-// lockForThin waits until no other thin request uses the state folder; a
-// daemon doesn't let go, so it is an error at once.
-func lockForThin(ctx context.Context, stateDir string) (*Lock, error) {
-	l := &Lock{}
-	now, cancel := context.WithCancelCause(ctx)
-	cancel(errDaemon)
-	if err := l.take(now, stateDir, "daemon.lock", unix.LOCK_SH, func() {}); err != nil {
+// lockForThin waits until no other thin request works on the container, or on
+// any if it is empty. A daemon doesn't let go, so it is an error at once.
+func lockForThin(ctx context.Context, stateDir, container string) (*Lock, error) {
+	l, err := noDaemon(ctx, stateDir)
+	if err != nil {
 		return nil, err
 	}
-	if err := l.take(ctx, stateDir, "lock", unix.LOCK_EX, func() {}); err != nil {
+	if container == "" {
+		err = l.take(ctx, stateDir, "lock", unix.LOCK_EX, func() {})
+	} else if err = l.take(ctx, stateDir, "lock", unix.LOCK_SH, func() {}); err == nil {
+		name := strconv.Itoa(int(crc32.ChecksumIEEE([]byte(container)) % lockFiles))
+		err = l.take(ctx, filepath.Join(stateDir, "locks"), name, unix.LOCK_EX, func() {})
+	}
+	if err != nil {
 		return nil, errors.Join(err, l.Release())
 	}
 	return l, nil
+}
+
+// noDaemon sees to it that no daemon starts while the lock is held.
+func noDaemon(ctx context.Context, stateDir string) (*Lock, error) {
+	l := &Lock{}
+	now, cancel := context.WithCancelCause(ctx)
+	cancel(errDaemon)
+	return l, l.take(now, stateDir, "daemon.lock", unix.LOCK_SH, func() {})
 }
 
 func (l *Lock) take(ctx context.Context, stateDir, name string, how int, waiting func()) error {

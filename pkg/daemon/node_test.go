@@ -138,7 +138,13 @@ func (b *bed) script(tb testing.TB, name, body string) {
 	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil { //nolint:gosec // a plugin is executable
 		tb.Fatal(err)
 	}
-	b.Config("")
+	b.addBinDir(tb)
+}
+
+// addBinDir makes the daemon look for plugins in the folder of scripts too.
+func (b *bed) addBinDir(tb testing.TB) {
+	tb.Helper()
+	dir := filepath.Join(b.Dir, "plugins")
 	conf := filepath.Join(b.Dir, "config.yaml")
 	data, err := os.ReadFile(conf)
 	if err != nil {

@@ -20,9 +20,13 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/wire"
 )
 
+// thinLockWait is how long a thin request waits for another one that works on
+// the same container.
+const thinLockWait = 15 * time.Second
+
 // Oneshot answers one request without a daemon ("mode": "thin"): the frame is
-// on in, the reply goes to out. Thin requests of one state folder run one
-// after the other; beside a daemon they are refused.
+// on in, the reply goes to out. Thin requests for one container run one after
+// the other; beside a daemon they are refused.
 func Oneshot(ctx context.Context, in io.Reader, out io.Writer, log *slog.Logger) error {
 	var req wire.Request
 	if err := wire.ReadFrame(in, &req); err != nil {
@@ -46,16 +50,29 @@ func oneshot(ctx context.Context, req *wire.Request, reply func(*wire.Reply) err
 	}
 	ctx, cancel := context.WithTimeout(ctx, config.AddBudget)
 	defer cancel()
-	lock, err := lockForThin(ctx, cfg.StateDir)
+	container := req.ContainerID
+	lock, err := lockThin(ctx, cfg, req.Command, container)
 	if err != nil {
 		return invalid(wire.CodeTryAgainLater, err)
 	}
-	j, damaged, err := openJournal(cfg, log)
+	if req.Command == "STATUS" {
+		container = "-" // no container's ID: nothing is read
+	}
+	j, damaged, err := openJournal(cfg, container, log)
 	if err != nil {
 		return errors.Join(err, lock.Release())
 	}
 	err = answerThin(ctx, cfg, pin, j, damaged, req, reply, log)
 	return errors.Join(err, j.Close(), lock.Release())
+}
+
+func lockThin(ctx context.Context, cfg config.Daemon, command, container string) (*Lock, error) {
+	if command == "STATUS" {
+		return noDaemon(ctx, cfg.StateDir)
+	}
+	ctx, cancel := context.WithTimeout(ctx, thinLockWait)
+	defer cancel()
+	return lockForThin(ctx, cfg.StateDir, container)
 }
 
 // thinConfig makes the daemon's configuration of the plugin's.
@@ -98,7 +115,7 @@ func answerThin(ctx context.Context, cfg config.Daemon, pin confgen.Pin, j *jour
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "meta-cni-thin-")
+	dir, err := thinFolder(cfg.RunDir)
 	if err != nil {
 		return err
 	}
@@ -123,6 +140,14 @@ func answerThin(ctx context.Context, cfg config.Daemon, pin confgen.Pin, j *jour
 		log.Warn("network-status or Events were not written", "error", err.Error())
 	}
 	return errors.Join(server.Shutdown(ctx), <-served, os.RemoveAll(dir))
+}
+
+// thinFolder is for the socket by which delegates call back.
+func thinFolder(runDir string) (string, error) {
+	if err := os.MkdirAll(runDir, 0o700); err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(runDir, "thin-")
 }
 
 func thinStores(cfg config.Daemon, log *slog.Logger) (Definitions, *publish.Publisher, error) {

@@ -3,19 +3,23 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/meta-cni/meta-cni/pkg/attach"
 	"github.com/meta-cni/meta-cni/pkg/wire"
 )
 
 // order gives one sandbox's requests their order: first come, first served,
 // one at a time. Requests of other sandboxes are not affected.
 type order struct {
-	mu   sync.Mutex
-	keys map[string]*turn
+	// width is how many may have one key's turn at once.
+	width int64
+	mu    sync.Mutex
+	keys  map[string]*turn
 }
 
 // turn is a lock whose waiters are served in order and can give up.
@@ -24,7 +28,7 @@ type turn struct {
 	users int
 }
 
-func newOrder() *order { return &order{keys: map[string]*turn{}} }
+func newOrder() *order { return &order{width: 1, keys: map[string]*turn{}} }
 
 // enter waits for the key's turn. leave must be called after a nil error.
 func (o *order) enter(ctx context.Context, key string) (leave func(), err error) {
@@ -51,7 +55,7 @@ func (o *order) turn(key string) *turn {
 	defer o.mu.Unlock()
 	t := o.keys[key]
 	if t == nil {
-		t = &turn{lock: semaphore.NewWeighted(1)}
+		t = &turn{lock: semaphore.NewWeighted(o.width)}
 		o.keys[key] = t
 	}
 	t.users++
@@ -74,26 +78,65 @@ func (o *order) drop(key string, t *turn) {
 }
 
 // lane bounds how many requests of one kind run at once. Waiters are served in
-// their order; beyond a queue of maxQueue they are told to come back.
+// their order; beyond a queue of maxQueue they are told to come back. One
+// further network has at most half of the lane, so that a network that hangs
+// doesn't hold up pods without it.
 type lane struct {
 	name    string
 	slots   *semaphore.Weighted
+	share   *order
 	waiting atomic.Int64
 }
 
 const maxQueue = 1024
 
 func newLane(name string, slots int) *lane {
-	return &lane{name: name, slots: semaphore.NewWeighted(int64(slots))}
+	share := newOrder()
+	share.width = int64(max(1, slots/2))
+	return &lane{name: name, slots: semaphore.NewWeighted(int64(slots)), share: share}
 }
 
-func (l *lane) enter(ctx context.Context) (leave func(), err error) {
+// enter waits for a place; leave must be called after a nil error. plan is nil
+// for a request that runs no delegate of its own.
+func (l *lane) enter(ctx context.Context, plan *attach.Plan) (leave func(), err error) {
 	defer l.waiting.Add(-1)
 	if l.waiting.Add(1) > maxQueue {
 		return nil, invalid(wire.CodeTryAgainLater, fmt.Errorf("%d %s requests are waiting already", maxQueue, l.name))
 	}
+	var leaves []func()
+	leave = func() {
+		for _, f := range slices.Backward(leaves) {
+			f()
+		}
+	}
+	for _, network := range furtherNetworks(plan) {
+		out, err := l.share.enter(ctx, network)
+		if err != nil {
+			leave()
+			return nil, invalid(wire.CodeTryAgainLater, fmt.Errorf("network %s is busy: no %s could be started in time: %w", network, l.name, context.Cause(ctx)))
+		}
+		leaves = append(leaves, out)
+	}
 	if err := l.slots.Acquire(ctx, 1); err != nil {
+		leave()
 		return nil, invalid(wire.CodeTryAgainLater, fmt.Errorf("no %s could be started in time: %w", l.name, context.Cause(ctx)))
 	}
-	return func() { l.slots.Release(1) }, nil
+	leaves = append(leaves, func() { l.slots.Release(1) })
+	return leave, nil
+}
+
+// furtherNetworks are the networks beside the primary, each once, sorted so
+// that two requests never wait for each other.
+func furtherNetworks(plan *attach.Plan) []string {
+	if plan == nil {
+		return nil
+	}
+	var names []string
+	for _, d := range plan.Delegates {
+		if !d.Primary {
+			names = append(names, d.Network)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }

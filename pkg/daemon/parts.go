@@ -112,23 +112,40 @@ func (d *Daemon) republish(ctx context.Context, cache *kube.Cache) {
 		case <-ticker.C:
 		}
 	}
-	for _, set := range d.opts.Journal.Sets() {
-		state := set.State()
-		if state.Phase != journal.Committed || state.Plan.Pod.UID == "" {
-			continue
-		}
-		if err := d.republishOne(ctx, cache, &state); err != nil {
-			d.opts.Log.Warn("network-status was not looked at", "pod", state.Plan.Pod.String(), "error", err.Error())
+	for _, set := range d.latest() {
+		if err := d.republishOne(ctx, cache, set); err != nil {
+			d.opts.Log.Warn("network-status was not looked at", "set", set.Key().String(), "error", err.Error())
 		}
 	}
 }
 
-func (d *Daemon) republishOne(ctx context.Context, cache *kube.Cache, state *journal.State) error {
-	value, err := statusValue(state)
+// latest is the newest committed set of each pod: after a reboot the journal
+// may still hold the pod's former sandbox.
+func (d *Daemon) latest() map[string]*journal.Set {
+	newest := map[string]uint64{}
+	sets := map[string]*journal.Set{}
+	for _, set := range d.opts.Journal.Sets() {
+		state := set.State()
+		uid := state.Plan.Pod.UID
+		if uid == "" || state.Phase != journal.Committed || state.BootID != d.opts.Journal.BootID() || state.Generation < newest[uid] {
+			continue
+		}
+		newest[uid], sets[uid] = state.Generation, set
+	}
+	return sets
+}
+
+func (d *Daemon) republishOne(ctx context.Context, cache *kube.Cache, set *journal.Set) error {
+	state := set.State()
+	annotations, _, err := cache.PodAnnotations(ctx, state.Plan.Pod)
 	if err != nil {
 		return err
 	}
-	annotations, _, err := cache.PodAnnotations(ctx, state.Plan.Pod)
+	// Only now: the set may have gone meanwhile.
+	if now, ok := d.opts.Journal.Get(set.Key()); !ok || now != set {
+		return nil
+	}
+	value, err := statusValue(&state)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/meta-cni/meta-cni/pkg/attach"
 	"github.com/meta-cni/meta-cni/pkg/chain"
@@ -13,37 +12,52 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/journal"
 )
 
-// staleAfter is how long the runtime has, after a reboot, to DEL the sandboxes
-// of the boot before; then they are removed without it. None of them can be
-// alive.
-const staleAfter = 5 * time.Minute
-
 // Recover puts back what damaged journal files said, and takes the turn of
 // every sandbox that has unfinished work, so that no request can come before.
 // The returned function does that work and gives the turns back.
 func (d *Daemon) Recover(ctx context.Context, damaged []journal.Damaged) (finish func(context.Context)) {
 	for _, file := range damaged {
-		if err := d.restore(file); err != nil {
-			d.opts.Log.Error("a damaged journal file could not be recovered; it is kept", "file", file.File,
-				"set", file.Key.String(), "damage", file.Err.Error(), "error", err.Error())
+		d.recoverDamaged(file)
+	}
+	byContainer := map[string][]*journal.Set{}
+	for _, set := range d.opts.Journal.Sets() {
+		if state := set.State(); state.Phase != journal.Committed {
+			byContainer[set.Key().ContainerID] = append(byContainer[set.Key().ContainerID], set)
 		}
 	}
-	var work []func(context.Context)
-	for _, set := range d.opts.Journal.Sets() {
-		if state := set.State(); state.Phase == journal.Committed {
-			continue
-		}
-		leave, err := d.order.enter(ctx, set.Key().ContainerID)
+	work := make([]func(context.Context), 0, len(byContainer))
+	for containerID, sets := range byContainer {
+		leave, err := d.order.enter(ctx, containerID)
 		if err != nil {
-			d.opts.Log.Error("unfinished work is left for later", "set", set.Key().String(), "error", err.Error())
+			d.opts.Log.Error("unfinished work is left for later", "containerID", containerID, "error", err.Error())
 			continue
 		}
 		work = append(work, func(ctx context.Context) {
 			defer leave()
-			d.finish(ctx, set)
+			for _, set := range sets {
+				if d.finish(ctx, set) != nil {
+					continue // logged, and the sweeper has it
+				}
+			}
 		})
 	}
 	return func(ctx context.Context) { inParallel(ctx, work, 8) }
+}
+
+// recoverDamaged puts a recovered set in the damaged file's place; if nothing
+// is known of it anywhere, the file is kept in the quarantine.
+func (d *Daemon) recoverDamaged(file journal.Damaged) {
+	log := d.opts.Log.With("set", file.Key.String(), "damage", file.Err.Error())
+	err := d.restore(file)
+	if err == nil {
+		return
+	}
+	kept, quarantineErr := d.opts.Journal.Quarantine(file)
+	if quarantineErr != nil {
+		log.Error("a damaged journal file could neither be recovered nor put away", "error", errors.Join(err, quarantineErr).Error())
+		return
+	}
+	log.Error("a damaged journal file could not be recovered; it is kept", "file", kept, "error", err.Error())
 }
 
 func inParallel(ctx context.Context, work []func(context.Context), width int) {
@@ -60,17 +74,25 @@ func inParallel(ctx context.Context, work []func(context.Context), width int) {
 }
 
 // finish undoes an ADD that nobody got the result of, or completes a DEL.
-func (d *Daemon) finish(ctx context.Context, set *journal.Set) {
+func (d *Daemon) finish(ctx context.Context, set *journal.Set) error {
 	ctx, cancel := context.WithTimeout(ctx, config.DelBudget)
 	defer cancel()
 	state := set.State()
-	err := d.chain.Del(ctx, d.opts.Journal, set, "undo: the daemon ended before the ADD was done", chain.Trip{})
+	err := d.chain.Del(ctx, d.opts.Journal, set, finishReason(&state), chain.Trip{})
 	log := d.opts.Log.With("set", set.Key().String(), "pod", state.Plan.Pod.String(), "phase", string(state.Phase))
 	if err != nil {
 		log.Error("unfinished work could not be finished and will be tried again", "error", err.Error())
-		return
+		return err
 	}
 	log.Info("unfinished work is finished", "reason", state.Reason)
+	return nil
+}
+
+func finishReason(state *journal.State) string {
+	if state.Phase == journal.Committed {
+		return "sweep: the sandbox is gone"
+	}
+	return "undo: the daemon ended before the ADD was done"
 }
 
 // restore rebuilds the attachment set of a damaged file as one that is
@@ -83,7 +105,7 @@ func (d *Daemon) restore(file journal.Damaged) error {
 	attachments := make([]attach.Attachment, 0, len(begin.Plan.Delegates))
 	var errs []error
 	for i, delegate := range begin.Plan.Delegates {
-		result, err := d.opts.Runner.RememberedResult(file.Key.ContainerID, delegate)
+		result, err := d.opts.Runner.RememberedResult(file.Key, delegate)
 		if err != nil {
 			errs = append(errs, err)
 		}
@@ -91,10 +113,10 @@ func (d *Daemon) restore(file journal.Damaged) error {
 			attachments = append(attachments, attach.Attachment{Delegate: i, Result: result})
 		}
 	}
-	if _, err := d.opts.Journal.Restore(*begin, attachments); err != nil {
+	if _, err := d.opts.Journal.Restore(file, *begin, attachments); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
-	d.opts.Log.Warn("a damaged journal file was recovered", "file", file.File, "set", file.Key.String(),
+	d.opts.Log.Warn("a damaged journal file was recovered", "set", file.Key.String(),
 		"damage", file.Err.Error(), "planSurvived", file.Begin != nil, "results", len(attachments), "errors", fmt.Sprint(errs))
 	return nil
 }
@@ -105,7 +127,7 @@ func (d *Daemon) salvaged(file journal.Damaged) (*journal.Begin, error) {
 	if file.Begin != nil && file.Begin.Plan.Key == file.Key {
 		return file.Begin, nil
 	}
-	memories, err := d.opts.Runner.Remembered(file.Key.ContainerID)
+	memories, err := d.opts.Runner.Remembered(file.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -126,39 +148,4 @@ func (d *Daemon) salvaged(file journal.Damaged) (*journal.Begin, error) {
 		begin.NetnsDev, begin.NetnsInode = id.Dev, id.Inode
 	}
 	return begin, nil
-}
-
-// Sweep retries what an undo or a DEL left, and removes the sandboxes of an
-// earlier boot that the runtime has forgotten. It returns when ctx ends.
-func (d *Daemon) Sweep(ctx context.Context, every time.Duration) {
-	start := time.Now()
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			d.sweep(ctx, time.Since(start) > staleAfter)
-		}
-	}
-}
-
-func (d *Daemon) sweep(ctx context.Context, stale bool) {
-	for _, set := range d.opts.Journal.Sets() {
-		state := set.State()
-		old := stale && state.BootID != d.opts.Journal.BootID()
-		if state.Phase == journal.Committed && !old {
-			continue
-		}
-		leave, ok := d.order.tryEnter(set.Key().ContainerID)
-		if !ok {
-			continue
-		}
-		if now, ok := d.opts.Journal.Get(set.Key()); ok && now == set {
-			d.forget(set)
-			d.finish(ctx, set)
-		}
-		leave()
-	}
 }

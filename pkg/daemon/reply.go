@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -35,8 +36,11 @@ func code(err error) uint {
 		return own.code
 	case errors.As(err, &delegate):
 		return delegate.Code
-	case errors.Is(err, attach.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, attach.ErrUnavailable), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, wire.ErrServerClosed), errors.Is(err, wire.ErrPeerGone):
 		return wire.CodeTryAgainLater
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.EIO):
+		return wire.CodeIOFailure
 	case errors.Is(err, netns.ErrGone):
 		return wire.CodeUnknownContainer
 	default:
@@ -62,8 +66,8 @@ func success() *wire.Reply { return &wire.Reply{Version: wire.ProtocolVersion} }
 
 // addReply is the primary's result in the version that the runtime asked for.
 func addReply(callerVersion string, attachments []attach.Attachment) (*wire.Reply, error) {
-	if len(attachments) == 0 {
-		return nil, errors.New("the attachment set is empty")
+	if len(attachments) == 0 || attachments[0].Delegate != 0 {
+		return nil, errors.New("the result of the primary network is missing")
 	}
 	var latest types100.Result
 	if err := json.Unmarshal(attachments[0].Result, &latest); err != nil {

@@ -21,6 +21,8 @@ type request struct {
 	key  attach.Key
 	pod  attach.Pod
 	path []string
+	// spooled is the spool's entry that the request is, if it is one.
+	spooled *wire.Entry
 
 	networks []string
 	mu       sync.Mutex

@@ -3,11 +3,8 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,97 +21,128 @@ const (
 	healthName = "health.sock"
 	// retryEvery is between looks at the spool and at unfinished work.
 	retryEvery = 10 * time.Second
-	// drainTime is what running requests have after SIGTERM; the pod's grace
-	// period is 30 s.
+	// After SIGTERM running requests have drainTime to finish; those that
+	// haven't are cancelled and have abortTime for their undo. Both fit into the
+	// pod's grace period (deployments/meta-cni.yaml).
 	drainTime = 25 * time.Second
+	abortTime = config.UndoBudget + 2*time.Second
 	// flushTime is for the last Events and annotations.
 	flushTime = 2 * time.Second
 )
 
 // Run is the daemon's life: it returns after ctx has ended and what was
-// running is finished.
+// running is finished or undone.
 func Run(ctx context.Context, cfg config.Daemon, log *slog.Logger) error {
-	lock, err := lockForDaemon(ctx, cfg.StateDir, func() {
-		log.Warn("another meta-cnid uses the state folder: waiting for its end", "stateDir", cfg.StateDir)
-	})
+	s, err := openState(ctx, cfg, log)
+	if err != nil {
+		s, err = awaitState(ctx, cfg, log, err)
+	}
 	if err != nil {
 		return err
 	}
-	j, damaged, err := openJournal(cfg, log)
-	if err != nil {
-		return errors.Join(err, lock.Release())
-	}
-	err = run(ctx, cfg, log, j, damaged)
-	return errors.Join(err, j.Close(), lock.Release())
+	err = run(ctx, cfg, log, s)
+	return errors.Join(err, s.journal.Close(), s.lock.Release())
 }
 
-// run serves until ctx ends. The parts that requests need outlive the server.
-func run(ctx context.Context, cfg config.Daemon, log *slog.Logger, j *journal.Journal, damaged []journal.Damaged) error {
+// run serves until ctx ends. The socket is there before the runtime is told of
+// us, and the parts that requests need outlive the server.
+func run(ctx context.Context, cfg config.Daemon, log *slog.Logger, s *state) error {
 	parts, err := assemble(cfg, log)
+	if err != nil {
+		return err
+	}
+	socket := filepath.Join(cfg.RunDir, socketName)
+	d := New(Options{
+		Config: cfg, Definitions: parts.definitions, Primary: parts.conf, Publisher: parts.publisher,
+		Journal: s.journal, Runner: newRunner(cfg, log, socket), Log: log,
+	})
+	finish := d.Recover(ctx, s.damaged)
+	listener, err := wire.Listen(socket)
 	if err != nil {
 		return err
 	}
 	if err := parts.conf.Sync(); err != nil {
 		log.Error("no configuration for the runtime yet", "error", err.Error())
 	}
-	d := New(Options{
-		Config: cfg, Definitions: parts.definitions, Primary: parts.conf, Publisher: parts.publisher,
-		Journal: j, Runner: newRunner(cfg, log, filepath.Join(cfg.RunDir, socketName)), Log: log,
-	})
-	finish := d.Recover(ctx, damaged)
-	listener, err := wire.Listen(filepath.Join(cfg.RunDir, socketName))
-	if err != nil {
-		return err
-	}
 	live, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, live := errgroup.WithContext(live)
-	group.Go(func() error { finish(live); return nil })
-	parts.start(live, group, d)
-	group.Go(func() error { return d.serveHealth(live, filepath.Join(cfg.RunDir, healthName)) })
-	group.Go(func() error {
-		d.WorkSpool(live, wire.Spool{Dir: filepath.Join(cfg.StateDir, "spool")}, retryEvery)
-		return nil
-	})
-	group.Go(func() error { d.Sweep(live, retryEvery); return nil })
 	server := &wire.Server{Handler: d, Log: log}
 	group.Go(func() error { return server.Serve(live, listener) })
-	log.Info("ready", "socket", filepath.Join(cfg.RunDir, socketName), "sets", len(j.Sets()), "damaged", len(damaged))
+	group.Go(func() error { return serveHealth(live, filepath.Join(cfg.RunDir, healthName), d.ready, log) })
+	parts.start(live, group, d)
+	d.background(ctx, group, finish)
+	log.Info("ready", "socket", socket, "sets", len(s.journal.Sets()), "damaged", len(s.damaged))
 	select {
 	case <-ctx.Done():
 	case <-live.Done():
 	}
-	drain(ctx, server, parts, log)
+	d.drain(ctx, server, parts)
 	stop()
 	return group.Wait()
 }
 
-// drain finishes what runs: requests first, then what they published.
-func drain(ctx context.Context, server *wire.Server, p *parts, log *slog.Logger) {
+// background starts the work that nobody asks for. It begins nothing new once
+// ctx has ended.
+func (d *Daemon) background(ctx context.Context, group *errgroup.Group, finish func(context.Context)) {
+	group.Go(func() error { finish(ctx); return nil })
+	group.Go(func() error {
+		d.WorkSpool(ctx, wire.Spool{Dir: filepath.Join(d.opts.Config.StateDir, "spool")}, retryEvery)
+		return nil
+	})
+	group.Go(func() error { d.Sweep(ctx, retryEvery); return nil })
+}
+
+// drain finishes what runs: requests first, then what they published. What
+// doesn't end in time is cancelled, undone, and in the end its delegates are
+// ended, so that none acts after us.
+func (d *Daemon) drain(ctx context.Context, server *wire.Server, p *parts) {
 	ctx = context.WithoutCancel(ctx)
 	requests, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
 	if err := server.Shutdown(requests); err != nil {
-		log.Warn("requests were cut short by the end of the daemon", "error", err.Error())
+		d.opts.Log.Warn("requests are cut short by the end of the daemon", "error", err.Error())
+		d.awaitIdle(abortTime)
 	}
+	d.endDelegates(ctx)
 	flush, cancelFlush := context.WithTimeout(ctx, flushTime)
 	defer cancelFlush()
 	if err := p.publisher.Flush(flush); err != nil {
-		log.Warn("some annotations or Events were not written before the end", "error", err.Error())
+		d.opts.Log.Warn("some annotations or Events were not written before the end", "error", err.Error())
 	}
 }
 
-func openJournal(cfg config.Daemon, log *slog.Logger) (*journal.Journal, []journal.Damaged, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return nil, nil, fmt.Errorf("boot ID: %w", err)
+// awaitIdle waits for the requests that were cancelled, at most for limit.
+func (d *Daemon) awaitIdle(limit time.Duration) {
+	idle := make(chan struct{})
+	go func() {
+		d.active.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-time.After(limit):
+		d.opts.Log.Error("requests are still not done: what they began is in the journal, the next daemon undoes it")
 	}
-	return journal.Open(journal.Options{
-		Dir:        filepath.Join(cfg.StateDir, "attachments"),
-		Quarantine: filepath.Join(cfg.StateDir, "quarantine"),
-		BootID:     strings.TrimSpace(string(boot)),
-		Log:        log,
-	})
+}
+
+// endDelegates ends the processes of delegates that are still running.
+func (d *Daemon) endDelegates(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for _, set := range d.opts.Journal.Sets() {
+		state := set.State()
+		if state.Phase == journal.Committed {
+			continue
+		}
+		for _, step := range state.Steps {
+			for _, p := range step.Processes {
+				if err := exec.EndLeftover(ctx, set.Key().ContainerID, p); err != nil {
+					d.opts.Log.Error("a delegate could not be ended", "set", set.Key().String(), "error", err.Error())
+				}
+			}
+		}
+	}
 }
 
 func newRunner(cfg config.Daemon, log *slog.Logger, socket string) *exec.Runner {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -10,32 +11,42 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/journal"
 )
 
-// running knows the requests that have delegates running, so that a call back
-// is accepted only for one of them and ends with it.
+// running knows the walks over delegates that are under way, so that a call
+// back is accepted only from one of them and ends with it. An undo walks under
+// a context of its own, inside the request whose context may be dead.
 type running struct {
-	mu   sync.Mutex
-	ctxs map[string]context.Context //nolint:containedctx // the life of a request is what is kept here
+	mu    sync.Mutex
+	walks map[string][]*walk // by container, the latest last
 }
 
-func newRunning() *running { return &running{ctxs: map[string]context.Context{}} }
+type walk struct{ ctx context.Context } //nolint:containedctx // the life of a walk is what is kept here
+
+func newRunning() *running { return &running{walks: map[string][]*walk{}} }
 
 func (r *running) begin(ctx context.Context, containerID string) (done func()) {
+	w := &walk{ctx}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.ctxs[containerID] = ctx
+	r.walks[containerID] = append(r.walks[containerID], w)
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		delete(r.ctxs, containerID)
+		rest := slices.DeleteFunc(r.walks[containerID], func(other *walk) bool { return other == w })
+		if r.walks[containerID] = rest; len(rest) == 0 {
+			delete(r.walks, containerID)
+		}
 	}
 }
 
-// outer is the context of the sandbox's running request.
+// outer is the context of the sandbox's latest walk.
 func (r *running) outer(containerID string) (context.Context, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ctx, ok := r.ctxs[containerID]
-	return ctx, ok
+	walks := r.walks[containerID]
+	if len(walks) == 0 {
+		return nil, false
+	}
+	return walks[len(walks)-1].ctx, true
 }
 
 // graveTime is how long a deleted sandbox is remembered.
@@ -68,12 +79,14 @@ func (g *graves) bury(key attach.Key, ns journal.Namespace) {
 	g.buried[key] = grave{namespace: ns, until: now.Add(graveTime)}
 }
 
-// holds says that an ADD for this sandbox comes too late.
+// holds says that an ADD for this sandbox comes too late. A sandbox that was
+// deleted when its namespace was gone already is known by its ID alone.
 func (g *graves) holds(key attach.Key, ns journal.Namespace) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	old, ok := g.buried[key]
-	return ok && g.refuse && old.namespace == ns && time.Now().Before(old.until)
+	same := old.namespace == ns || old.namespace == journal.Namespace{}
+	return ok && g.refuse && same && time.Now().Before(old.until)
 }
 
 // knows says that everything of this set is gone already.

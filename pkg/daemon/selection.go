@@ -76,7 +76,7 @@ func (d *Daemon) selectionValue(ctx context.Context, r *request) (string, error)
 		return "", invalid(wire.CodeDecodingFailure, err)
 	}
 	if ok {
-		return annotations[nadv1.NetworkAttachmentAnnot], nil
+		return annotations[nadv1.NetworkAttachmentAnnot], refuseDefaultNetwork(annotations)
 	}
 	if value, ok := annotation.FromArgs(r.args); ok {
 		return value, nil
@@ -92,7 +92,19 @@ func (d *Daemon) selectionValue(ctx context.Context, r *request) (string, error)
 		return "", podError(err)
 	}
 	r.pod = pod
-	return annotations[nadv1.NetworkAttachmentAnnot], nil
+	return annotations[nadv1.NetworkAttachmentAnnot], refuseDefaultNetwork(annotations)
+}
+
+// defaultNetwork is Multus' annotation for another cluster network.
+const defaultNetwork = "v1.multus-cni.io/default-network"
+
+// refuseDefaultNetwork refuses what would otherwise give the pod another
+// network than it asks for without a word.
+func refuseDefaultNetwork(annotations map[string]string) error {
+	if value := annotations[defaultNetwork]; value != "" {
+		return invalid(wire.CodeInvalidConfig, fmt.Errorf("annotation %s: %q: choosing another cluster network for one pod is not supported yet: take the annotation out and ask for the network beside the cluster's", defaultNetwork, value))
+	}
+	return nil
 }
 
 func podError(err error) error {

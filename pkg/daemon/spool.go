@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"context"
+	"fmt"
+	"runtime/debug"
 	"time"
 
-	"github.com/meta-cni/meta-cni/pkg/attach"
 	"github.com/meta-cni/meta-cni/pkg/failpoint"
+	"github.com/meta-cni/meta-cni/pkg/journal"
 	"github.com/meta-cni/meta-cni/pkg/wire"
 )
 
@@ -38,12 +40,15 @@ func (d *Daemon) workSpool(ctx context.Context, spool wire.Spool) {
 
 // doSpooled does one entry; it stays in the spool until it succeeds.
 func (d *Daemon) doSpooled(ctx context.Context, spool wire.Spool, entry wire.Entry) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.opts.Log.Error("spool: an entry can't be worked off", "entry", entry.Name, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
 	log := d.opts.Log.With("entry", entry.Name, "containerID", entry.Request.ContainerID, "spooled", entry.Time)
 	if entry.Request.Command != "DEL" {
 		log.Error("spool: an entry that is no DEL was dropped", "command", entry.Request.Command)
-	} else if d.addedSince(entry) {
-		log.Warn("spool: a DEL was dropped: the sandbox has been added again since")
-	} else if err := d.replay(ctx, entry.Request); err != nil {
+	} else if err := d.replay(ctx, &entry); err != nil {
 		log.Error("spool: a DEL failed and will be tried again", "error", err.Error())
 		return
 	}
@@ -53,22 +58,26 @@ func (d *Daemon) doSpooled(ctx context.Context, spool wire.Spool, entry wire.Ent
 	}
 }
 
-// addedSince says that the spooled DEL was for an earlier life of its sandbox:
-// podman and others use a container's ID again. The ADD has removed what was
-// left of that life.
-func (d *Daemon) addedSince(entry wire.Entry) bool {
-	set, ok := d.opts.Journal.Get(attach.Key{ContainerID: entry.Request.ContainerID, IfName: entry.Request.IfName})
-	return ok && set.State().Began().After(entry.Time)
+// replay does a spooled request as if the plugin asked now.
+func (d *Daemon) replay(ctx context.Context, entry *wire.Entry) error {
+	start := time.Now()
+	r, err := d.parse(entry.Request)
+	if err != nil {
+		return err
+	}
+	r.spooled = entry
+	err = d.del(ctx, r)
+	d.logRequest(r, start, err)
+	return err
 }
 
-func (d *Daemon) replay(ctx context.Context, req *wire.Request) error {
-	var answer *wire.Reply
-	d.Handle(ctx, req, func(r *wire.Reply) error {
-		answer = r
-		return nil
-	})
-	if answer.Error != nil {
-		return answer.Error
+// laterLife says that a set was begun after a DEL of the same container and
+// interface was spooled: podman and others use a container's ID again, and the
+// DEL was for the life before, whose rest that ADD has removed.
+func (d *Daemon) laterLife(entry *wire.Entry, set *journal.Set) bool {
+	state := set.State()
+	if entry.BootID == state.BootID {
+		return state.Uptime > entry.Uptime
 	}
-	return nil
+	return state.BootID == d.opts.Journal.BootID()
 }

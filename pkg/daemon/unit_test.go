@@ -88,14 +88,14 @@ func TestLaneIsBounded(t *testing.T) {
 		var group sync.WaitGroup
 		for range maxQueue + 2 {
 			group.Go(func() {
-				if leave, err := l.enter(ctx); err == nil {
+				if leave, err := l.enter(ctx, nil); err == nil {
 					<-ctx.Done()
 					leave()
 				}
 			})
 		}
 		synctest.Wait()
-		if _, err := l.enter(ctx); code(err) != wire.CodeTryAgainLater {
+		if _, err := l.enter(ctx, nil); code(err) != wire.CodeTryAgainLater {
 			t.Errorf("beyond the queue: %v, want code 11", err)
 		}
 		cancel()

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -73,7 +75,43 @@ func (d *Daemon) ready() error {
 	if err := d.opts.Primary.Ready(); err != nil {
 		return err
 	}
-	return d.opts.Journal.Probe()
+	return d.probe.ask(d.opts.Journal.Probe)
+}
+
+// probeLimit is how long STATUS waits for the disk.
+const probeLimit = 50 * time.Millisecond
+
+// probe asks whether the disk can be written, and gives the last answer while
+// the disk takes its time: a slow disk is not a full one.
+type probe struct {
+	mu      sync.Mutex
+	running bool
+	last    error
+}
+
+func (p *probe) ask(test func() error) error {
+	p.mu.Lock()
+	if p.running {
+		defer p.mu.Unlock()
+		return p.last
+	}
+	p.running = true
+	p.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err := test()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.running, p.last = false, err
+	}()
+	select {
+	case <-done:
+	case <-time.After(probeLimit):
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last
 }
 
 // primaryConf is the primary as a configuration list.
@@ -97,9 +135,15 @@ func (d *Daemon) gc(ctx context.Context, r *request) error {
 	if err != nil {
 		return invalid(wire.CodeDecodingFailure, err)
 	}
+	uptime, err := journal.Uptime()
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for _, set := range d.opts.Journal.Sets() {
-		if valid[set.Key()] || time.Since(set.State().Began()) < d.gcGrace() {
+		state := set.State()
+		young := state.BootID == d.opts.Journal.BootID() && state.Uptime > uptime-d.gcGrace()
+		if valid[set.Key()] || young {
 			continue
 		}
 		if err := d.collect(ctx, r, set); err != nil {
@@ -111,7 +155,7 @@ func (d *Daemon) gc(ctx context.Context, r *request) error {
 
 // gcGrace is how old a set must be to be collected: the runtime's list may be
 // older than the call by a while, and pods are added meanwhile. Standalone
-// callers do one thing at a time.
+// callers do one thing at a time, but what began after the call is exempt.
 func (d *Daemon) gcGrace() time.Duration {
 	if d.opts.Config.Mode == config.Standalone {
 		return 0
@@ -128,14 +172,42 @@ func (d *Daemon) gcPrimary(ctx context.Context, r *request, valid map[attach.Key
 	if err != nil {
 		return err
 	}
-	attachments := make([]types.GCAttachment, 0, len(valid))
-	for key := range valid {
-		attachments = append(attachments, types.GCAttachment{ContainerID: key.ContainerID, IfName: key.IfName})
-	}
+	attachments := d.validOf(conf, valid)
 	if err := d.opts.Runner.GC(ctx, conf, r.path, attachments); err != nil {
 		return fmt.Errorf("primary network %s: %w", primary.File, err)
 	}
 	return nil
+}
+
+// validOf are the attachments that the primary network must keep: those that
+// the runtime names, and every one of the journal to a network of the same
+// name, which the runtime doesn't know of.
+func (d *Daemon) validOf(conf []byte, valid map[attach.Key]bool) []types.GCAttachment {
+	name := networkName(conf)
+	all := maps.Clone(valid)
+	for _, set := range d.opts.Journal.Sets() {
+		state := set.State()
+		for _, delegate := range state.Plan.Delegates {
+			if networkName(delegate.Conf) == name {
+				all[attach.Key{ContainerID: set.Key().ContainerID, IfName: delegate.IfName}] = true
+			}
+		}
+	}
+	attachments := make([]types.GCAttachment, 0, len(all))
+	for key := range all {
+		attachments = append(attachments, types.GCAttachment{ContainerID: key.ContainerID, IfName: key.IfName})
+	}
+	return attachments
+}
+
+func networkName(conf []byte) string {
+	var named struct {
+		Name string `json:"name"`
+	}
+	if json.Unmarshal(conf, &named) != nil {
+		return ""
+	}
+	return named.Name
 }
 
 // collect removes one set, in its sandbox's turn, unless an ADD has replaced

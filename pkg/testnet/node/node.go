@@ -107,6 +107,12 @@ spec: {config: %s}
 // it is ready or has ended.
 func (n *Node) Start(env ...string) {
 	n.tb.Helper()
+	n.StartWithin(10*time.Second, env...)
+}
+
+// StartWithin is Start with a limit to the wait; with 0 it doesn't wait.
+func (n *Node) StartWithin(limit time.Duration, env ...string) {
+	n.tb.Helper()
 	log, err := os.OpenFile(filepath.Join(n.Dir, "log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	n.must(err)
 	n.daemon = exec.Command(filepath.Join(string(n.bin), "meta-cnid"), "run", "--config", filepath.Join(n.Dir, "config.yaml"))
@@ -114,12 +120,14 @@ func (n *Node) Start(env ...string) {
 	n.daemon.Stderr = log
 	n.ended = n.Host.Start(n.daemon)
 	n.must(log.Close())
-	n.awaitReady()
+	if limit > 0 {
+		n.awaitReady(limit)
+	}
 }
 
-func (n *Node) awaitReady() {
+func (n *Node) awaitReady(limit time.Duration) {
 	n.tb.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); {
 		if n.Ended() {
 			return
 		}
@@ -128,7 +136,7 @@ func (n *Node) awaitReady() {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	n.tb.Fatalf("%s: the daemon isn't ready after 10 s\n%s", n.Name, n.Log())
+	n.tb.Fatalf("%s: the daemon isn't ready after %s\n%s", n.Name, limit, n.Log())
 }
 
 // Ended says whether the daemon's process has ended.
