@@ -21,6 +21,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv("CNI_COMMAND") != "" {
 		os.Exit(pluginMain())
 	}
+	if verb := os.Getenv("EXEC_TEST_DAEMON"); verb != "" {
+		os.Exit(daemonMain(verb))
+	}
 	goleak.VerifyTestMain(m)
 }
 
