@@ -24,7 +24,7 @@ func (c *Chain) Del(ctx context.Context, j *journal.Journal, set *journal.Set, r
 
 func (c *Chain) del(ctx context.Context, j *journal.Journal, set *journal.Set, reason string, t Trip) error {
 	state := set.State()
-	if err := endLeftovers(ctx, &state, j.BootID()); err != nil {
+	if err := c.endLeftovers(ctx, &state, j.BootID()); err != nil {
 		return err
 	}
 	defer c.running(ctx, set)()
@@ -42,13 +42,23 @@ func (c *Chain) del(ctx context.Context, j *journal.Journal, set *journal.Set, r
 // endLeftovers ends what a former daemon left running of an ADD or a DEL. What
 // this one started is gone already, which costs one system call each to see. No
 // process survives a reboot, and its numbers mean another one then.
-func endLeftovers(ctx context.Context, state *journal.State, bootID string) error {
+//
+// One that the kernel doesn't let go isn't waited for longer than exec.EndRoom:
+// with SIGKILL pending it takes no further step of its own.
+func (c *Chain) endLeftovers(ctx context.Context, state *journal.State, bootID string) error {
 	if state.BootID != bootID {
 		return nil
 	}
+	limited, cancel := context.WithTimeout(ctx, exec.EndRoom)
+	defer cancel()
 	for _, step := range state.Steps {
 		for _, p := range step.Processes {
-			if err := exec.EndLeftover(ctx, state.Plan.Key.ContainerID, p); err != nil {
+			err := exec.EndLeftover(limited, state.Plan.Key.ContainerID, p)
+			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+				c.opts.Log.Error("a delegate was killed and is still there", "set", state.Plan.Key.String(), "error", err.Error())
+				continue
+			}
+			if err != nil {
 				return err
 			}
 		}

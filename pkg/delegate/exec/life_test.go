@@ -60,7 +60,11 @@ func TestNoneOutlivesAKilledDaemon(t *testing.T) {
 			defer func() { _, _ = daemon.Process.Kill(), daemon.Wait() }()
 			await(t, "the plugin has its configuration", func() bool { return len(b.calls()) > 0 })
 			pid := b.calls()[0].Pid
-			defer func() { _ = syscall.Kill(pid, syscall.SIGKILL) }()
+			defer func() {
+				if t.Failed() {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+				}
+			}()
 			if !runs(pid) {
 				t.Fatal("the plugin ended by itself")
 			}
