@@ -1,0 +1,168 @@
+package model
+
+import "slices"
+
+// onBlock says whether the request is about the block and not about a claim.
+func (r request) onBlock() bool { return r.kind >= createLeased && r.kind <= deleteBlock }
+
+func (r request) isDelete() bool { return r.kind == deleteBlock || r.kind == deleteClaim }
+
+// conditional says whether the request carries UID and resourceVersion.
+func (r request) conditional() bool {
+	return r.kind != noRequest && r.kind != createLeased && r.kind != createShared && r.kind != createClaim
+}
+
+// matches is the API server's check of the preconditions. Without the one on
+// the UID, the version of a new object may happen to be the remembered one: it
+// does where versions are counted per object, as in a directory.
+func (c *Config) matches(r request) bool {
+	switch r.ref {
+	case current:
+		return true
+	case oldVersion:
+		return r.isDelete() && c.Without == DeleteVersion
+	case oldObject:
+		return r.isDelete() && c.Without == DeleteUID
+	}
+	return false
+}
+
+// apply is the API server at work: r takes effect or is refused. The answer is
+// the status of the reply; after done, the reply's reference is current.
+func (s *state) apply(c *Config, r request) uint8 {
+	if r.onBlock() {
+		return s.applyBlock(c, r)
+	}
+	claim := &s.claims[r.addr]
+	switch {
+	case r.kind == createClaim && claim.has:
+		return exists
+	case r.kind == createClaim:
+		*claim = claimObject{has: true, box: r.box, oldEpoch: r.oldEpoch}
+	case !claim.has && r.kind == deleteClaim:
+		return done
+	case !claim.has || !c.matches(r):
+		return refused
+	case r.kind == touchClaim:
+		s.outdate(r, oldVersion)
+	case r.kind == deleteClaim:
+		*claim = claimObject{}
+		s.outdate(r, oldObject)
+	}
+	return done
+}
+
+func (s *state) applyBlock(c *Config, r request) uint8 {
+	creates := r.kind == createLeased || r.kind == createShared
+	switch {
+	case creates && s.block.mode != absent:
+		return exists
+	case r.kind == createLeased:
+		s.block = blockObject{mode: leased, owner: r.node, oldEpoch: r.oldEpoch}
+	case r.kind == createShared:
+		s.block = blockObject{mode: shared}
+	case s.block.mode == absent && r.kind == deleteBlock:
+		return done
+	case s.block.mode == absent || !c.matches(r):
+		return refused
+	case r.kind == toShared:
+		s.block = blockObject{mode: shared}
+		s.outdate(r, oldVersion)
+	case r.kind == touchBlock:
+		s.outdate(r, oldVersion)
+	case r.kind == deleteBlock:
+		s.block = blockObject{}
+		s.outdate(r, oldObject)
+	}
+	return done
+}
+
+// outdate ages every reference to the object of r.
+func (s *state) outdate(r request, age uint8) {
+	older := func(ref *uint8) {
+		if *ref == current || *ref == oldVersion && age == oldObject {
+			*ref = age
+		}
+	}
+	same := func(other request) bool {
+		return other.kind != noRequest && other.onBlock() == r.onBlock() && (r.onBlock() || other.addr == r.addr)
+	}
+	for i := range s.nodes {
+		if r.onBlock() {
+			older(&s.nodes[i].ref)
+		}
+		if same(s.nodes[i].request) {
+			older(&s.nodes[i].request.ref)
+		}
+	}
+	for i := range s.late {
+		if same(s.late[i]) {
+			older(&s.late[i].ref)
+		}
+	}
+}
+
+// normal gives states that can't be told apart one form: late requests that
+// can never match again are gone, the others are sorted, and fields without
+// meaning are zero.
+func (s *state) normal(c *Config) {
+	agesMatter := c.Without == DeleteVersion || c.Without == DeleteUID
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		if n.block == noBlock {
+			n.ref = noRef
+		}
+		if n.ref == oldObject && !agesMatter {
+			n.ref = oldVersion
+		}
+		if n.request.ref == oldObject && !agesMatter {
+			n.request.ref = oldVersion
+		}
+	}
+	for i := range s.boxes {
+		b := &s.boxes[i]
+		if b.life != live {
+			b.addr = 0
+		}
+		if b.record == noRecord {
+			b.recordAddr = 0
+		}
+	}
+	for i, r := range s.late {
+		hopeless := r.ref == oldVersion && c.Without != DeleteVersion || r.ref != current && !r.isDelete() || !agesMatter && r.ref != current
+		if r.conditional() && hopeless {
+			s.late[i] = request{}
+		}
+	}
+	if c.Late > 1 {
+		slices.SortFunc(s.late[:], func(a, b request) int { return int(a.order()) - int(b.order()) })
+	}
+}
+
+func (r request) order() uint32 {
+	var p packer
+	p.request(r)
+	return uint32(p.bits[0])
+}
+
+// giveUp takes the node's request off its hands: a sent one becomes late if
+// there is room for it, or is lost; a reply is lost.
+func (s *state) giveUp(c *Config, n uint8) {
+	r := s.nodes[n].request
+	s.nodes[n].request = request{}
+	if r.kind != noRequest && r.status == sent {
+		s.addLate(c, r)
+	}
+}
+
+// addLate puts a request on its way with nobody waiting for it; false when all
+// places are taken.
+func (s *state) addLate(c *Config, r request) bool {
+	for i := range c.Late {
+		if s.late[i].kind == noRequest {
+			s.late[i] = r
+			return true
+		}
+	}
+	return false
+}
