@@ -12,11 +12,16 @@ import (
 	"syscall"
 )
 
-// Env names the fatal step: "name" or "name:n".
+// Env names the fatal step: "name" or "name:n"; "trace" kills nowhere and
+// writes a line for each step that is passed.
 const Env = "META_CNI_FAILPOINT"
 
-// Mark begins the line on standard error that the process writes last.
-const Mark = "failpoint hit: "
+// Mark begins the line on standard error that the process writes last, Trace
+// the line for a step that is passed.
+const (
+	Mark  = "failpoint hit: "
+	Trace = "failpoint passed: "
+)
 
 type counter struct{ hits atomic.Int64 }
 
@@ -26,6 +31,9 @@ var seen counter //nolint:gochecknoglobals // process-wide by nature, and only i
 // environment and has been passed as often as asked for.
 func Hit(name string) {
 	want, nth, counted := strings.Cut(os.Getenv(Env), ":")
+	if want == "trace" {
+		_, _ = os.Stderr.WriteString(Trace + name + "\n")
+	}
 	if want != name {
 		return
 	}

@@ -98,6 +98,8 @@ type bed struct {
 	*node.Node
 	net  *testnet.Net
 	runs int
+	// traced is the log of the last daemon that ran with a failpoint set.
+	traced string
 }
 
 func newBed(t *testing.T, bin node.Binaries) *bed {
@@ -174,11 +176,9 @@ func (b *bed) whole(t *testing.T, pod *testnet.Host) {
 	}
 }
 
-// TestKillAtEachStep walks every failpoint and every time it is passed during
-// an ADD and a DEL, kills the daemon there, starts it again and asserts what
-// the runtime may count on: an ADD that got no result is undone without being
-// asked, its retry works, its DEL frees everything; a DEL that got no answer
-// is completed.
+// TestKillAtEachStep plays each scene once to see which steps it passes and how
+// often, and then again for every step and every time, with a kill there: the
+// daemon is started again and what a runtime may count on is asserted.
 func TestKillAtEachStep(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -192,16 +192,32 @@ func TestKillAtEachStep(t *testing.T) {
 	}
 	b := newBed(t, bin)
 	hits := map[string]int{}
-	for _, name := range names {
-		t.Run(name, func(t *testing.T) {
-			hits[name] += b.killInStart(t, name)
-			hits[name] += b.killInAdd(t, name)
-			hits[name] += b.killInUndo(t, name)
-			hits[name] += b.killInDel(t, name)
-			hits[name] += b.killInSpool(t, name)
-		})
+	for scene, play := range map[string]func(*testing.T, string) bool{
+		"start": b.start00Meta, "add": b.add, "undo": b.undo, "del": b.del, "spool": b.spool,
+	} {
+		play(t, "trace")
+		for name, times := range b.passed() {
+			t.Run(scene+"/"+name, func(t *testing.T) {
+				for n := 1; n <= times; n++ {
+					if play(t, fmt.Sprintf("%s:%d", name, n)) {
+						hits[name]++
+					}
+				}
+			})
+		}
 	}
 	report(t, names, hits)
+}
+
+// passed counts the steps in the log of a traced daemon.
+func (b *bed) passed() map[string]int {
+	times := map[string]int{}
+	for line := range strings.Lines(b.traced) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "failpoint passed: "); ok {
+			times[name]++
+		}
+	}
+	return times
 }
 
 // report says which steps were reached, and fails for one that never was.
@@ -225,62 +241,132 @@ func elsewhere(name string) bool {
 	})
 }
 
-// killInStart kills a daemon that has to write 00-meta.conf and to clear away
+// start00Meta kills a daemon that has to write 00-meta.conf and to clear away
 // what a killed one left of it: the file is absent or whole at every moment.
-func (b *bed) killInStart(t *testing.T, name string) int {
+func (b *bed) start00Meta(t *testing.T, failpoint string) (killed bool) {
 	t.Helper()
 	conf := filepath.Join(b.Dir, "net.d", "00-meta.conf")
-	for n := 1; ; n++ {
-		b.Write("net.d/.00-meta.conf.tmp-1", "{")
-		if err := os.Remove(conf); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			t.Fatal(err)
-		}
-		b.start(fmt.Sprintf("META_CNI_FAILPOINT=%s:%d", name, n))
-		killed := b.Ended()
-		if data, err := os.ReadFile(conf); err == nil && !json.Valid(data) {
-			t.Errorf("00-meta.conf is not whole: %q", data)
-		}
-		if !killed {
-			b.Signal(os.Interrupt)
-			return n - 1
-		}
-		b.start()
-		if left, err := filepath.Glob(filepath.Join(b.Dir, "net.d", ".*")); err != nil || len(left) > 0 {
-			t.Errorf("left in the configuration folder: %v, %v", left, err)
-		}
-		b.Signal(os.Interrupt)
+	b.Write("net.d/.00-meta.conf.tmp-1", "{")
+	if err := os.Remove(conf); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
 	}
+	b.armed(failpoint)
+	killed = b.Ended()
+	b.traced = b.Log()
+	if data, err := os.ReadFile(conf); err == nil && !json.Valid(data) {
+		t.Errorf("00-meta.conf is not whole: %q", data)
+	}
+	if killed {
+		b.start()
+	}
+	if left, err := filepath.Glob(filepath.Join(b.Dir, "net.d", ".*")); err != nil || len(left) > 0 {
+		t.Errorf("left in the configuration folder: %v, %v", left, err)
+	}
+	b.Signal(os.Interrupt)
+	return killed
 }
 
-// killInAdd kills at the n-th passage for n = 1, 2, … until the ADD survives.
-func (b *bed) killInAdd(t *testing.T, name string) int {
+// add kills an ADD: without an answer it is undone without being asked, or
+// stands whole until its DEL; its retry works, and its DEL frees everything.
+func (b *bed) add(t *testing.T, failpoint string) (killed bool) {
 	t.Helper()
-	for n := 1; ; n++ {
-		s, pod := b.sandbox()
-		b.start(fmt.Sprintf("META_CNI_FAILPOINT=%s:%d", name, n))
-		reply := b.Plugin("ADD", s)
-		killed := b.died()
-		b.start()
-		switch {
-		case reply.Err == nil:
-			b.whole(t, pod)
-		default:
-			if !killed {
-				t.Fatalf("ADD failed without a kill: %v\n%s", reply.Err, b.Log())
-			}
-			b.awaitCleanOrWhole(t, pod)
-			if n%2 == 0 {
-				b.retry(t, s, pod)
-			}
-		}
-		b.mustDel(t, s, pod)
-		b.Signal(os.Interrupt)
-		pod.Remove()
-		if !killed {
-			return n - 1
+	s, pod := b.sandbox()
+	b.armed(failpoint)
+	reply := b.Plugin("ADD", s)
+	killed = b.died()
+	b.start()
+	switch {
+	case reply.Err == nil:
+		b.whole(t, pod)
+	case !killed:
+		t.Fatalf("ADD failed without a kill: %v\n%s", reply.Err, b.Log())
+	default:
+		b.awaitCleanOrWhole(t, pod)
+		if b.runs%2 == 0 {
+			b.retry(t, s, pod)
 		}
 	}
+	b.mustDel(t, s, pod)
+	b.Signal(os.Interrupt)
+	pod.Remove()
+	return killed
 }
+
+// undo kills an ADD whose third network can't be attached.
+func (b *bed) undo(t *testing.T, failpoint string) (killed bool) {
+	t.Helper()
+	s, pod := b.sandbox()
+	s.Capabilities = map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{
+		"k8s.v1.cni.cncf.io/networks": `[{"name":"second","default-route":["10.99.0.1"]},{"name":"broken"}]`,
+	}}
+	b.armed(failpoint)
+	if reply := b.Plugin("ADD", s); reply.Err == nil {
+		t.Errorf("ADD with a broken network succeeded")
+	}
+	killed = b.died()
+	if !killed {
+		b.clean(t, pod)
+	}
+	b.start()
+	b.awaitClean(t, pod)
+	b.Signal(os.Interrupt)
+	pod.Remove()
+	return killed
+}
+
+// del kills a DEL; the plugin spools it then or the runtime asks again, and
+// either way the set is gone in the end.
+func (b *bed) del(t *testing.T, failpoint string) (killed bool) {
+	t.Helper()
+	s, pod := b.added(t)
+	b.armed(failpoint)
+	reply := b.Plugin("DEL", s)
+	killed = b.died()
+	if reply.Err != nil && !killed {
+		t.Fatalf("DEL failed without a kill: %v\n%s", reply.Err, b.Log())
+	}
+	b.start()
+	b.mustDel(t, s, pod)
+	b.Signal(os.Interrupt)
+	b.clean(t, pod)
+	pod.Remove()
+	return killed
+}
+
+// spool kills a daemon that works off a DEL which found no daemon.
+func (b *bed) spool(t *testing.T, failpoint string) (killed bool) {
+	t.Helper()
+	s, pod := b.added(t)
+	if reply := b.Plugin("DEL", s); reply.Err != nil {
+		t.Fatalf("DEL without a daemon: %v", reply.Err)
+	}
+	b.armed(failpoint)
+	b.await(t, pod, func(_, left []string) bool { return len(left) == 0 || b.Ended() })
+	killed = b.Ended()
+	b.traced = b.Log()
+	if killed {
+		b.start()
+	}
+	b.awaitClean(t, pod)
+	b.Signal(os.Interrupt)
+	pod.Remove()
+	return killed
+}
+
+// added is a sandbox with its networks; the daemon has ended.
+func (b *bed) added(t *testing.T) (node.Sandbox, *testnet.Host) {
+	t.Helper()
+	s, pod := b.sandbox()
+	b.start()
+	if reply := b.Plugin("ADD", s); reply.Err != nil {
+		t.Fatalf("ADD: %v\n%s", reply.Err, b.Log())
+	}
+	b.Signal(os.Interrupt)
+	return s, pod
+}
+
+// armed starts the daemon with a failpoint.
+func (b *bed) armed(failpoint string) { b.start("META_CNI_FAILPOINT=" + failpoint) }
 
 // died says whether the daemon was killed by its failpoint, also after it had
 // answered: it waits for the mark of the failpoint or for the request's line in
@@ -288,6 +374,7 @@ func (b *bed) killInAdd(t *testing.T, name string) int {
 func (b *bed) died() bool {
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		log := b.Log()
+		b.traced = log
 		if strings.Contains(log, "failpoint hit: ") {
 			b.AwaitEnd(5 * time.Second)
 			return true
@@ -299,60 +386,6 @@ func (b *bed) died() bool {
 	}
 	b.Signal(os.Kill)
 	return false
-}
-
-// killInSpool kills a daemon that works off a DEL which found no daemon.
-func (b *bed) killInSpool(t *testing.T, name string) int {
-	t.Helper()
-	for n := 1; ; n++ {
-		s, pod := b.sandbox()
-		b.start()
-		if reply := b.Plugin("ADD", s); reply.Err != nil {
-			t.Fatalf("ADD: %v\n%s", reply.Err, b.Log())
-		}
-		b.Signal(os.Interrupt)
-		if reply := b.Plugin("DEL", s); reply.Err != nil {
-			t.Fatalf("DEL without a daemon: %v", reply.Err)
-		}
-		b.start(fmt.Sprintf("META_CNI_FAILPOINT=%s:%d", name, n))
-		b.await(t, pod, func(_, left []string) bool { return len(left) == 0 || b.Ended() })
-		killed := b.Ended()
-		if killed {
-			b.start()
-		}
-		b.awaitClean(t, pod)
-		b.Signal(os.Interrupt)
-		pod.Remove()
-		if !killed {
-			return n - 1
-		}
-	}
-}
-
-// killInUndo kills an ADD whose third network can't be attached.
-func (b *bed) killInUndo(t *testing.T, name string) int {
-	t.Helper()
-	for n := 1; ; n++ {
-		s, pod := b.sandbox()
-		s.Capabilities = map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{
-			"k8s.v1.cni.cncf.io/networks": `[{"name":"second","default-route":["10.99.0.1"]},{"name":"broken"}]`,
-		}}
-		b.start(fmt.Sprintf("META_CNI_FAILPOINT=%s:%d", name, n))
-		if reply := b.Plugin("ADD", s); reply.Err == nil {
-			t.Errorf("ADD with a broken network succeeded")
-		}
-		killed := b.died()
-		if !killed {
-			b.clean(t, pod)
-		}
-		b.start()
-		b.awaitClean(t, pod)
-		b.Signal(os.Interrupt)
-		pod.Remove()
-		if !killed {
-			return n - 1
-		}
-	}
 }
 
 // retry is the runtime's second ADD with the same ID.
@@ -376,32 +409,4 @@ func (b *bed) mustDel(t *testing.T, s node.Sandbox, pod *testnet.Host) {
 func (b *bed) start(env ...string) {
 	_ = os.Truncate(filepath.Join(b.Dir, "log"), 0)
 	b.Start(env...)
-}
-
-// killInDel kills a DEL at the n-th passage; the plugin spools it then or the
-// runtime asks again, and either way the set is gone in the end.
-func (b *bed) killInDel(t *testing.T, name string) int {
-	t.Helper()
-	for n := 1; ; n++ {
-		s, pod := b.sandbox()
-		b.start()
-		if reply := b.Plugin("ADD", s); reply.Err != nil {
-			t.Fatalf("ADD: %v\n%s", reply.Err, b.Log())
-		}
-		b.Signal(os.Interrupt)
-		b.start(fmt.Sprintf("META_CNI_FAILPOINT=%s:%d", name, n))
-		reply := b.Plugin("DEL", s)
-		killed := b.died()
-		if reply.Err != nil && !killed {
-			t.Fatalf("DEL failed without a kill: %v\n%s", reply.Err, b.Log())
-		}
-		b.start()
-		b.mustDel(t, s, pod)
-		b.Signal(os.Interrupt)
-		b.clean(t, pod)
-		pod.Remove()
-		if !killed {
-			return n - 1
-		}
-	}
 }
