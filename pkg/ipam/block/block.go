@@ -1,0 +1,225 @@
+package block
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/meta-cni/meta-cni/pkg/iprange"
+)
+
+// MaxHostBits bounds a block to 256 addresses.
+const MaxHostBits = 8
+
+// MaxKey is the longest Key in bytes.
+const MaxKey = 1024
+
+// Errors of Assign and Release.
+var (
+	ErrTaken    = errors.New("the address is taken")
+	ErrNotOwner = errors.New("the address belongs to another owner")
+	ErrOutside  = errors.New("the address lies outside of the block")
+	ErrKey      = errors.New("an owner's key has 1 to 1024 bytes")
+)
+
+// Key names the owner of an address. Only the same key can release it.
+type Key string
+
+// Tick is a time of the caller's monotonic clock, in units of its choice.
+type Tick uint64
+
+// Block is the state of one block. It is not safe for concurrent use.
+type Block struct {
+	prefix   netip.Prefix
+	base     iprange.Range
+	cooldown Tick
+	owners   []Key // by ordinal; "" is free
+	queue    []free
+}
+
+// free is an address in the queue.
+type free struct {
+	ordinal uint8
+	cooled  Tick // from then on it may be used again
+}
+
+// New is a block with all its addresses free and cooled, lowest first. cooldown
+// is how many ticks a released address rests. An error says that the prefix is
+// none of a block.
+func New(prefix netip.Prefix, cooldown Tick) (*Block, error) {
+	if !prefix.IsValid() || prefix.Masked() != prefix || prefix.Addr().Is4In6() || hostBits(prefix) > MaxHostBits {
+		return nil, fmt.Errorf("block %s: give a masked prefix of at most %d addresses", prefix, 1<<MaxHostBits)
+	}
+	b := &Block{
+		prefix: prefix, base: iprange.OfPrefix(prefix), cooldown: cooldown,
+		owners: make([]Key, 1<<hostBits(prefix)),
+	}
+	for i := range b.owners {
+		b.queue = append(b.queue, free{ordinal: uint8(i)})
+	}
+	return b, nil
+}
+
+func hostBits(prefix netip.Prefix) int { return prefix.Addr().BitLen() - prefix.Bits() }
+
+// Prefix is what the block covers.
+func (b *Block) Prefix() netip.Prefix { return b.prefix }
+
+// Oldest is the free address within the set that has been free the longest and
+// is cooled at now; false when there is none.
+func (b *Block) Oldest(within iprange.Set, now Tick) (netip.Addr, bool) {
+	return b.first(within, func(f free) bool { return f.cooled <= now })
+}
+
+// OldestCooling is the free address within the set that has been free the
+// longest, cooled or not. It is for a range that is otherwise full, and only
+// when the network namespace of the address's last owner is gone.
+func (b *Block) OldestCooling(within iprange.Set) (netip.Addr, bool) {
+	return b.first(within, func(free) bool { return true })
+}
+
+// Lowest is the lowest free address within the set that is cooled at now;
+// false when there is none.
+func (b *Block) Lowest(within iprange.Set, now Tick) (netip.Addr, bool) {
+	var lowest netip.Addr
+	for _, f := range b.queue {
+		addr := b.addr(f.ordinal)
+		if f.cooled <= now && within.Contains(addr) && (!lowest.IsValid() || addr.Less(lowest)) {
+			lowest = addr
+		}
+	}
+	return lowest, lowest.IsValid()
+}
+
+func (b *Block) first(within iprange.Set, usable func(free) bool) (netip.Addr, bool) {
+	for _, f := range b.queue {
+		if addr := b.addr(f.ordinal); usable(f) && within.Contains(addr) {
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// Assign gives the address to key. To assign it to its owner again changes
+// nothing; ErrTaken names another owner. It doesn't look at the cool-down.
+func (b *Block) Assign(addr netip.Addr, key Key) error {
+	ordinal, err := b.ordinal(addr)
+	if err != nil {
+		return err
+	}
+	if key == "" || len(key) > MaxKey {
+		return fmt.Errorf("assign %s: %w", addr, ErrKey)
+	}
+	switch owner := b.owners[ordinal]; owner {
+	case key:
+		return nil
+	case "":
+		b.owners[ordinal] = key
+		b.queue = slices.DeleteFunc(b.queue, func(f free) bool { return f.ordinal == ordinal })
+		return nil
+	default:
+		return fmt.Errorf("assign %s to %q: %w by %q", addr, key, ErrTaken, owner)
+	}
+}
+
+// Release takes the address from key at now and puts it at the end of the
+// queue. A free address stays as it is, with its cool-down; ErrNotOwner names
+// another owner.
+func (b *Block) Release(addr netip.Addr, key Key, now Tick) error {
+	ordinal, err := b.ordinal(addr)
+	if err != nil {
+		return err
+	}
+	switch owner := b.owners[ordinal]; owner {
+	case "":
+		return nil
+	case key:
+		b.owners[ordinal] = ""
+		b.queue = append(b.queue, free{ordinal, b.after(now)})
+		return nil
+	default:
+		return fmt.Errorf("release %s of %q: %w, %q", addr, key, ErrNotOwner, owner)
+	}
+}
+
+// after is the end of a cool-down that begins at now.
+func (b *Block) after(now Tick) Tick {
+	if end := now + b.cooldown; end >= now {
+		return end
+	}
+	return ^Tick(0)
+}
+
+// Owner is who has the address; false when nobody does.
+func (b *Block) Owner(addr netip.Addr) (Key, bool) {
+	ordinal, err := b.ordinal(addr)
+	if err != nil {
+		return "", false
+	}
+	return b.owners[ordinal], b.owners[ordinal] != ""
+}
+
+// Addrs are the addresses of key, lowest first.
+func (b *Block) Addrs(key Key) []netip.Addr {
+	var addrs []netip.Addr
+	for i, owner := range b.owners {
+		if owner == key && key != "" {
+			addrs = append(addrs, b.addr(uint8(i)))
+		}
+	}
+	return addrs
+}
+
+// IsEmpty says whether no address has an owner. Only then a block is returned.
+func (b *Block) IsEmpty() bool { return len(b.queue) == len(b.owners) }
+
+// Counts are the numbers of addresses within a set at a time: Used + Cooling +
+// Free are all of the block that are in the set.
+type Counts struct{ Used, Cooling, Free int }
+
+// Count counts the addresses within the set.
+func (b *Block) Count(within iprange.Set, now Tick) Counts {
+	var counts Counts
+	for i, owner := range b.owners {
+		if owner != "" && within.Contains(b.addr(uint8(i))) {
+			counts.Used++
+		}
+	}
+	for _, f := range b.queue {
+		switch {
+		case !within.Contains(b.addr(f.ordinal)):
+		case f.cooled <= now:
+			counts.Free++
+		default:
+			counts.Cooling++
+		}
+	}
+	return counts
+}
+
+// Bitmap has a bit for each address, set when it has an owner: that of ordinal
+// n is bit n%8 (the lowest is 0) of byte n/8.
+func (b *Block) Bitmap() []byte {
+	bitmap := make([]byte, (len(b.owners)+7)/8)
+	for i, owner := range b.owners {
+		if owner != "" {
+			bitmap[i/8] |= 1 << (i % 8)
+		}
+	}
+	return bitmap
+}
+
+func (b *Block) addr(ordinal uint8) netip.Addr {
+	addr, _ := b.base.Nth(iprange.From64(uint64(ordinal)))
+	return addr
+}
+
+func (b *Block) ordinal(addr netip.Addr) (uint8, error) {
+	if !b.base.Contains(addr) {
+		return 0, fmt.Errorf("%s in block %s: %w", addr, b.prefix, ErrOutside)
+	}
+	bytes := addr.AsSlice()
+	mask := byte(len(b.owners) - 1)
+	return bytes[len(bytes)-1] & mask, nil
+}
