@@ -156,7 +156,7 @@ func (j *Journal) loadFile(name string, key attach.Key) ([]Damaged, error) {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	if err != nil {
-		return []Damaged{{Key: key, Err: err}}, nil
+		return []Damaged{{Key: key, Err: err}}, nil //nolint:nilerr // the damage is the value
 	}
 	records, end, err := decode(data)
 	var state *State
@@ -167,7 +167,7 @@ func (j *Journal) loadFile(name string, key attach.Key) ([]Damaged, error) {
 		err = fmt.Errorf("%w: it is about %s", ErrCorrupt, state.Plan.Key)
 	}
 	if err != nil {
-		return []Damaged{{Key: key, Begin: salvage(data), Err: err}}, nil
+		return []Damaged{{Key: key, Begin: salvage(data), Err: err}}, nil //nolint:nilerr // as above
 	}
 	j.sets[key] = &Set{journal: j, key: key, name: name, state: *state, end: int64(end)}
 	j.generation = max(j.generation, state.Generation)
