@@ -89,6 +89,9 @@ func (x *expander) requests(s *state, n uint8) {
 		if s.block.mode == absent {
 			x.send(s, n, request{kind: createShared})
 		}
+		if s.block.mode == leased && s.block.owner == n && s.block.oldEpoch {
+			x.send(s, n, request{kind: takeBlock, ref: current})
+		}
 	}
 	for b := n; int(b) < x.c.Sandboxes; b += nodes {
 		it := s.boxes[b]
@@ -99,14 +102,14 @@ func (x *expander) requests(s *state, n uint8) {
 	if me.block == returning {
 		x.leave(s, n)
 	}
-	// The scan: own claims that no record speaks of.
+	// The scan: own claims that no record speaks of, or of an older epoch.
 	for a := range uint8(x.c.Addresses) {
 		claim := s.claims[a]
-		if !claim.has || claim.oldEpoch || home(claim.box) != n {
+		if !claim.has || home(claim.box) != n {
 			continue
 		}
 		it := s.boxes[claim.box]
-		if it.record == noRecord || it.recordAddr != a {
+		if claim.oldEpoch || it.record == noRecord || it.recordAddr != a {
 			x.send(s, n, request{kind: deleteClaim, addr: a, ref: current})
 		}
 	}
@@ -158,7 +161,7 @@ func (s *state) handle(c *Config, n uint8) {
 			return
 		}
 		s.reread(n)
-	case touchBlock:
+	case touchBlock, takeBlock:
 		if r.status == done {
 			me.block, me.ref = ready, r.ref
 			return

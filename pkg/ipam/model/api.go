@@ -70,6 +70,9 @@ func (s *state) applyBlock(c *Config, r request) uint8 {
 		s.outdate(r, oldVersion)
 	case r.kind == touchBlock:
 		s.outdate(r, oldVersion)
+	case r.kind == takeBlock:
+		s.block.oldEpoch = r.oldEpoch
+		s.outdate(r, oldVersion)
 	case r.kind == deleteBlock:
 		s.block = blockObject{}
 		s.outdate(r, oldObject)

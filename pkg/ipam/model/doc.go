@@ -42,7 +42,9 @@
 //     claim for each assigned address (whose record is held from then on), then
 //     UPDATE to Shared; or cancel: touch, then log ready.
 //   - Start: the records of sandboxes that are gone are dropped; a block that
-//     isn't there any more, or isn't of this node and epoch, is dropped.
+//     isn't there any more, or isn't of this node and epoch, is dropped. What
+//     is left of an older epoch may be taken back, empty: the block by an
+//     UPDATE of its epoch, claims by the scan, which deletes them.
 //   - The controller deletes the objects of nodes without power and of older
 //     epochs, nothing else.
 //

@@ -64,6 +64,7 @@ const (
 	createShared
 	toShared
 	touchBlock
+	takeBlock // UPDATE of the epoch, by the node whose block it was
 	deleteBlock
 	createClaim
 	touchClaim

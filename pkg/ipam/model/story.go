@@ -63,6 +63,8 @@ func (r request) String() string {
 		return "UPDATE block to Shared"
 	case touchBlock:
 		return "touch of the block"
+	case takeBlock:
+		return "UPDATE block to the new epoch"
 	case deleteBlock:
 		return "DELETE block"
 	case createClaim:
