@@ -61,9 +61,11 @@
 //
 // # What is not in the model
 //
-// More than one block, cool-down and the taking of cooling claims, persistent
-// claims that move between nodes, loss of the disk, the time-out after which a
-// cut-off agent stops (a node that is fenced is off here, and nothing else).
+// More than one block (an own block that a late CREATE made is met again here
+// by the next CREATE; where there are many, the scan has to look for it),
+// cool-down and the taking of cooling claims, persistent claims that move
+// between nodes, loss of the disk, the time-out after which a cut-off agent
+// stops (a node that is fenced is off here, and nothing else).
 // An agent has one request at a time. A GET is one step with what is done with
 // its result, except that a request sent on it may be late.
 package model
