@@ -80,16 +80,23 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 func TestIdleMemory(t *testing.T) {
 	b := newBed(t)
 	b.Start()
-	status, err := b.Run(t.Context(), "grep", "VmRSS", fmt.Sprintf("/proc/%d/status", b.Pid()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var kib int
-	if _, err := fmt.Sscanf(status, "VmRSS: %d kB", &kib); err != nil {
-		t.Fatalf("%q: %v", status, err)
-	}
+	kib := b.residentKiB(t)
 	t.Logf("idle: %d KiB", kib)
 	if kib > 40<<10 {
 		t.Errorf("idle daemon has %d KiB, the budget is 40 MiB", kib)
 	}
+}
+
+// residentKiB is the daemon's resident memory.
+func (b *bed) residentKiB(tb testing.TB) int {
+	tb.Helper()
+	status, err := b.Run(tb.Context(), "grep", "VmRSS", fmt.Sprintf("/proc/%d/status", b.Pid()))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var kib int
+	if _, err := fmt.Sscanf(status, "VmRSS: %d kB", &kib); err != nil {
+		tb.Fatalf("%q: %v", status, err)
+	}
+	return kib
 }

@@ -408,8 +408,9 @@ func TestThin(t *testing.T) {
 	b.clean(t, typoPod)
 }
 
-// TestHundredPods: 100 ADDs, 10 at a time, then 100 DELs: no error, and the
-// daemon has no more files or threads to speak of than before.
+// TestHundredPods: 100 ADDs, 10 at a time, then 100 DELs, twice: no error, and
+// the second time the daemon needs no more files, and no more memory to speak
+// of, than after the first.
 func TestHundredPods(t *testing.T) {
 	b := newBed(t)
 	b.Start()
@@ -417,14 +418,16 @@ func TestHundredPods(t *testing.T) {
 	for i := range sandboxes {
 		sandboxes[i], _ = b.sandbox("second")
 	}
-	warm := sandboxes[:10]
-	b.all(t, "ADD", warm)
-	b.all(t, "DEL", warm)
-	fds := b.openFiles(t)
+	b.all(t, "ADD", sandboxes)
+	b.all(t, "DEL", sandboxes)
+	files, memory := b.openFiles(t), b.residentKiB(t)
 	b.all(t, "ADD", sandboxes)
 	b.all(t, "CHECK", sandboxes[:10])
 	b.all(t, "DEL", sandboxes)
-	eventually(t, "the daemon closes its files", 5*time.Second, func() bool { return b.openFiles(t) <= fds })
+	eventually(t, "the daemon closes its files", 5*time.Second, func() bool { return b.openFiles(t) <= files })
+	if grown := b.residentKiB(t) - memory; grown > 8<<10 {
+		t.Errorf("the second hundred pods left %d KiB in the daemon", grown)
+	}
 	b.clean(t)
 }
 
