@@ -55,7 +55,7 @@ type Daemon struct {
 	// Limits bound what a pod may ask for.
 	Limits Limits `json:"limits,omitempty"`
 	// Workers is the number of ADDs that run at once, and as many DELs;
-	// 0 means four a processor, at least eight.
+	// 0 means four a processor, at least 8 and at most 24.
 	Workers int `json:"workers,omitempty"`
 	// DelegateTimeout bounds one delegate (30s).
 	DelegateTimeout metav1.Duration `json:"delegateTimeout,omitempty"`

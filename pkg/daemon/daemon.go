@@ -72,11 +72,15 @@ type Daemon struct {
 	active sync.WaitGroup
 }
 
+// maxWorkers bounds the default: each worker has a delegate of some MiB, and
+// they share the memory limit of the daemon's pod.
+const maxWorkers = 24
+
 // New makes a Daemon.
 func New(opts Options) *Daemon {
 	workers := opts.Config.Workers
 	if workers == 0 {
-		workers = max(8, 4*runtime.NumCPU())
+		workers = min(max(8, 4*runtime.NumCPU()), maxWorkers)
 	}
 	running := newRunning()
 	return &Daemon{

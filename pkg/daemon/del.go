@@ -140,7 +140,7 @@ func (d *Daemon) delUnknown(ctx context.Context, r *request) error {
 		}
 		p.Delegates = primary
 	}
-	path, ns := openable(r.Netns)
+	path, ns := d.openable(r)
 	done := d.running.begin(ctx, r.ContainerID)
 	defer done()
 	var errs []error
@@ -186,15 +186,22 @@ func (d *Daemon) primaryPlan(r *request) ([]attach.Delegate, error) {
 	return p.Delegates, nil
 }
 
-// openable is the path if it leads to a network namespace, else empty, as the
-// specification has it for one that is gone.
-func openable(path string) (string, journal.Namespace) {
-	if path == "" {
+// openable is the path if it leads to a network namespace that can be the
+// sandbox's, else empty, as the specification has it for one that is gone: a
+// path may by now be another sandbox's, or of another boot.
+func (d *Daemon) openable(r *request) (string, journal.Namespace) {
+	if r.Netns == "" || r.spooled != nil && r.spooled.BootID != d.opts.Journal.BootID() {
 		return "", journal.Namespace{}
 	}
-	ns, _, err := sandbox(path)
+	ns, _, err := sandbox(r.Netns)
 	if err != nil {
 		return "", journal.Namespace{}
 	}
-	return path, ns
+	for _, set := range d.opts.Journal.Sets() {
+		state := set.State()
+		if set.Key().ContainerID != r.ContainerID && state.NetnsDev == ns.Dev && state.NetnsInode == ns.Inode {
+			return "", journal.Namespace{}
+		}
+	}
+	return r.Netns, ns
 }

@@ -103,30 +103,59 @@ func (l *lane) enter(ctx context.Context, plan *attach.Plan) (leave func(), err 
 	if l.waiting.Add(1) > maxQueue {
 		return nil, invalid(wire.CodeTryAgainLater, fmt.Errorf("%d %s requests are waiting already", maxQueue, l.name))
 	}
-	var leaves []func()
-	leave = func() {
-		for _, f := range slices.Backward(leaves) {
-			f()
-		}
-	}
-	for _, network := range furtherNetworks(plan) {
-		out, err := l.share.enter(ctx, network)
-		if err != nil {
-			leave()
-			return nil, invalid(wire.CodeTryAgainLater, fmt.Errorf("network %s is busy: no %s could be started in time: %w", network, l.name, context.Cause(ctx)))
-		}
-		leaves = append(leaves, out)
+	shares, err := l.enterAll(ctx, furtherNetworks(plan))
+	if err != nil {
+		return nil, err
 	}
 	if err := l.slots.Acquire(ctx, 1); err != nil {
-		leave()
+		shares()
 		return nil, invalid(wire.CodeTryAgainLater, fmt.Errorf("no %s could be started in time: %w", l.name, context.Cause(ctx)))
 	}
-	leaves = append(leaves, func() { l.slots.Release(1) })
-	return leave, nil
+	return func() {
+		l.slots.Release(1)
+		shares()
+	}, nil
 }
 
-// furtherNetworks are the networks beside the primary, each once, sorted so
-// that two requests never wait for each other.
+// enterAll takes a share of each network. It waits for one while it holds no
+// other, so that a network that hangs doesn't use up the shares of another.
+func (l *lane) enterAll(ctx context.Context, networks []string) (leave func(), err error) {
+	first := ""
+	for {
+		var leaves []func()
+		leave := func() {
+			for _, f := range leaves {
+				f()
+			}
+		}
+		if first != "" {
+			out, err := l.share.enter(ctx, first)
+			if err != nil {
+				return nil, invalid(wire.CodeTryAgainLater, fmt.Errorf("network %s is busy: no %s could be started in time: %w", first, l.name, context.Cause(ctx)))
+			}
+			leaves = append(leaves, out)
+		}
+		busy := ""
+		for _, network := range networks {
+			if network == first {
+				continue
+			}
+			out, ok := l.share.tryEnter(network)
+			if !ok {
+				busy = network
+				break
+			}
+			leaves = append(leaves, out)
+		}
+		if busy == "" {
+			return leave, nil
+		}
+		leave()
+		first = busy
+	}
+}
+
+// furtherNetworks are the networks beside the primary, each once.
 func furtherNetworks(plan *attach.Plan) []string {
 	if plan == nil {
 		return nil

@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/meta-cni/meta-cni/pkg/attach"
 	"github.com/meta-cni/meta-cni/pkg/confgen"
@@ -68,7 +70,18 @@ func (p *parts) useKubernetes(client *kube.Client, cfg config.Daemon) {
 type clusterAPI struct{ *kube.Client }
 
 func (a clusterAPI) CreateEvent(ctx context.Context, e publish.Event) error {
-	return a.Client.CreateEvent(ctx, kube.Event{Pod: e.Pod, Type: e.Type, Reason: e.Reason, Message: e.Message})
+	err := a.Client.CreateEvent(ctx, kube.Event{Pod: e.Pod, Type: e.Type, Reason: e.Reason, Message: e.Message})
+	if final(err) {
+		return fmt.Errorf("%w: %w", attach.ErrPodGone, err)
+	}
+	return err
+}
+
+// final says that an Event will never be written: its namespace is gone or
+// going, or the API server refuses its content.
+func final(err error) bool {
+	return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsInvalid(err) ||
+		apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err)
 }
 
 // nodeNotice makes what the configuration generator has to say an Event of the

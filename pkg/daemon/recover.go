@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 
 	"github.com/meta-cni/meta-cni/pkg/attach"
@@ -74,11 +75,17 @@ func inParallel(ctx context.Context, work []func(context.Context), width int) {
 }
 
 // finish undoes an ADD that nobody got the result of, or completes a DEL.
-func (d *Daemon) finish(ctx context.Context, set *journal.Set) error {
+func (d *Daemon) finish(ctx context.Context, set *journal.Set) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.opts.Log.Error("unfinished work can't be finished", "set", set.Key().String(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, config.DelBudget)
 	defer cancel()
 	state := set.State()
-	err := d.chain.Del(ctx, d.opts.Journal, set, finishReason(&state), chain.Trip{})
+	err = d.chain.Del(ctx, d.opts.Journal, set, finishReason(&state), chain.Trip{})
 	log := d.opts.Log.With("set", set.Key().String(), "pod", state.Plan.Pod.String(), "phase", string(state.Phase))
 	if err != nil {
 		log.Error("unfinished work could not be finished and will be tried again", "error", err.Error())

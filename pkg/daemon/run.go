@@ -37,6 +37,9 @@ func Run(ctx context.Context, cfg config.Daemon, log *slog.Logger) error {
 	if err != nil {
 		s, err = awaitState(ctx, cfg, log, err)
 	}
+	if ctx.Err() != nil && s == nil {
+		return nil // told to end while it waited
+	}
 	if err != nil {
 		return err
 	}

@@ -76,6 +76,9 @@ func (d *Daemon) replay(ctx context.Context, entry *wire.Entry) error {
 // DEL was for the life before, whose rest that ADD has removed.
 func (d *Daemon) laterLife(entry *wire.Entry, set *journal.Set) bool {
 	state := set.State()
+	if state.Recovered || entry.BootID == "" {
+		return false // when the set was begun isn't known, or when the DEL was spooled
+	}
 	if entry.BootID == state.BootID {
 		return state.Uptime > entry.Uptime
 	}

@@ -126,11 +126,11 @@ func (s *sweeper) look(key attach.Key, state *journal.State, now time.Time) bool
 }
 
 // alive is false only when the set's own namespace certainly isn't at its
-// path.
+// path: a plain file there may be a mount that we have lost sight of.
 func alive(state *journal.State) bool {
 	h, err := netns.Open(state.Plan.Netns)
 	if err != nil {
-		return !errors.Is(err, netns.ErrGone) && !errors.Is(err, netns.ErrNotNamespace)
+		return !errors.Is(err, netns.ErrGone)
 	}
 	id := h.ID()
 	_ = h.Close()

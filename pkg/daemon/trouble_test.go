@@ -17,6 +17,7 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/config"
 	"github.com/meta-cni/meta-cni/pkg/delegate"
 	delegateexec "github.com/meta-cni/meta-cni/pkg/delegate/exec"
+	"github.com/meta-cni/meta-cni/pkg/journal"
 	"github.com/meta-cni/meta-cni/pkg/wire"
 )
 
@@ -377,6 +378,94 @@ func TestLaneIsShared(t *testing.T) {
 			t.Fatal("a pod without that network waits:", err)
 		}
 		defer leave()
+	}
+}
+
+// TestLaneHoldsNothingWhileItWaits: pods that wait for a network that hangs
+// don't use up the shares of another one that they want too.
+func TestLaneHoldsNothingWhileItWaits(t *testing.T) {
+	l := newLane("ADD", 8)
+	with := func(names ...string) *attach.Plan {
+		p := &attach.Plan{Delegates: []attach.Delegate{{Primary: true}}}
+		for _, name := range names {
+			p.Delegates = append(p.Delegates, attach.Delegate{Network: name})
+		}
+		return p
+	}
+	for range 4 {
+		if _, err := l.enter(t.Context(), with("b")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	waiting := make(chan error, 4)
+	for range 4 {
+		go func() {
+			_, err := l.enter(ctx, with("a", "b"))
+			waiting <- err
+		}()
+	}
+	eventuallyWaiting(t, l.share, "b", 8)
+	leave, err := l.enter(t.Context(), with("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	cancel()
+	for range 4 {
+		if err := <-waiting; code(err) != wire.CodeTryAgainLater {
+			t.Errorf("%v, want code 11", err)
+		}
+	}
+	if len(l.share.keys) != 1 {
+		t.Errorf("%d networks have shares taken, want b alone", len(l.share.keys))
+	}
+}
+
+// TestDelOfUnknownStaysOutside: a path that is another sandbox's by now is not
+// shown to the primary.
+func TestDelOfUnknownStaysOutside(t *testing.T) {
+	in := newInside(t, nil)
+	pod := in.net.Netns("pod")
+	in.must(t, in.request("ADD", "new", pod))
+	r, err := in.parse(in.request("DEL", "old", pod))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if path, _ := in.openable(r); path != "" {
+		t.Errorf("the DEL of an old sandbox is sent into the namespace of a new one")
+	}
+	r.ContainerID = "new"
+	if path, _ := in.openable(r); path != pod {
+		t.Errorf("path %q, want the sandbox's own", path)
+	}
+	r.spooled = &wire.Entry{BootID: "another boot"}
+	if path, _ := in.openable(r); path != "" {
+		t.Errorf("a path of another boot is used")
+	}
+}
+
+// TestSpooledDelOfRecoveredSet: when the set was begun isn't known, so that
+// the DEL is done.
+func TestSpooledDelOfRecoveredSet(t *testing.T) {
+	in := newInside(t, nil)
+	pod := in.net.Netns("pod")
+	in.must(t, in.request("ADD", "c1", pod))
+	set, _ := in.opts.Journal.Get(eth0("c1"))
+	state := set.State()
+	entry := &wire.Entry{BootID: "another boot", Uptime: 1}
+	if !in.laterLife(entry, set) {
+		t.Error("a DEL of another boot would be done to a sandbox of this one")
+	}
+	if err := set.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	restored, err := in.opts.Journal.Restore(journal.Damaged{Key: set.Key()}, journal.Begin{Plan: state.Plan}, state.Attachments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in.laterLife(entry, restored) {
+		t.Error("the DEL of a recovered set would be dropped")
 	}
 }
 

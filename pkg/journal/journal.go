@@ -225,7 +225,7 @@ func (j *Journal) Probe() error {
 	defer j.probe.Unlock()
 	file, err := j.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err == nil {
-		err = errors.Join(reserve(file, reserveBase+2*reserveStep), file.Close(), j.root.Remove(name))
+		err = errors.Join(reserve(file, reserveBase+2*reserveStep), file.Close(), removeAny(j.root, name))
 	}
 	if err != nil {
 		return fmt.Errorf("the journal in %s can't be written: %w", j.opts.Dir, err)
