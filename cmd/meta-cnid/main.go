@@ -52,12 +52,15 @@ func command(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 		return errors.New(usage)
 	}
 	switch args[0] {
+	case "-h", "--help", "help":
+		_, err := fmt.Fprintln(out, usage)
+		return err
 	case "run":
 		return run(ctx, args[1:])
 	case "oneshot":
 		return daemon.Oneshot(ctx, in, out, newLogger(slog.LevelWarn))
 	case "conf":
-		return conf(args[1:])
+		return conf(ctx, args[1:])
 	case "health":
 		return health(ctx, args[1:])
 	case "install":
@@ -93,12 +96,12 @@ func newLogger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
 
-func conf(args []string) error {
+func conf(ctx context.Context, args []string) error {
 	cfg, err := readConfig("conf", args, nil)
 	if err != nil {
 		return err
 	}
-	return daemon.WriteThinConf(cfg, newLogger(slog.LevelInfo))
+	return daemon.WriteThinConf(ctx, cfg, newLogger(slog.LevelInfo))
 }
 
 func health(ctx context.Context, args []string) error {

@@ -391,8 +391,12 @@ func TestThin(t *testing.T) {
 	s, pod := b.sandbox("second")
 	s.Extra = thin
 	b.wantError(t, "ADD", s, 11, "daemon uses this state folder")
+	conf := []string{filepath.Join(string(binaries), "meta-cnid"), "conf", "--config", filepath.Join(b.Dir, "config.yaml")}
+	if out, err := b.Run(t.Context(), conf...); err == nil || !strings.Contains(out, "daemon uses this state folder") {
+		t.Errorf("meta-cnid conf beside a daemon: %v\n%s", err, out)
+	}
 	b.Signal(syscall.SIGTERM)
-	if out, err := b.Run(t.Context(), filepath.Join(string(binaries), "meta-cnid"), "conf", "--config", filepath.Join(b.Dir, "config.yaml")); err != nil {
+	if out, err := b.Run(t.Context(), conf...); err != nil {
 		t.Fatalf("meta-cnid conf: %v\n%s", err, out)
 	}
 	s.Extra = nil

@@ -153,8 +153,17 @@ func newRunner(cfg config.Daemon, log *slog.Logger, socket string) *exec.Runner 
 }
 
 // WriteThinConf writes 00-meta.conf once, for use without a daemon: nobody
-// keeps it, so it is written again after the primary network has changed.
-func WriteThinConf(cfg config.Daemon, log *slog.Logger) error {
+// keeps it, so it is written again after the primary network has changed. It is
+// an error while a daemon runs, which would put its own back.
+func WriteThinConf(ctx context.Context, cfg config.Daemon, log *slog.Logger) error {
+	lock, err := noDaemon(ctx, cfg.StateDir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(writeThinConf(cfg, log), lock.Release())
+}
+
+func writeThinConf(cfg config.Daemon, log *slog.Logger) error {
 	s := confSettings(cfg)
 	s.Mode, s.Socket = config.Thin, ""
 	s.Kubeconfig = cfg.Kubernetes.Kubeconfig
