@@ -44,10 +44,27 @@ func TestDaemonAbsent(t *testing.T) {
 func TestDaemonThatComesBackIsWaitedFor(t *testing.T) {
 	w := newWorld(t)
 	stdout, wait := begin(t, call{env: env("ADD"), stdin: w.conf(t, nil)})
-	time.Sleep(700 * time.Millisecond) // the time it is away
+	w.endsUntaken(t)
 	w.serve(t, echo)
 	if code := wait(); code != 0 || !strings.Contains(stdout.String(), `"command":"ADD"`) {
 		t.Errorf("exit %d: %s", code, stdout)
+	}
+}
+
+// endsUntaken is a daemon that ends before it takes the one request that comes:
+// after it, the program has certainly met an absent daemon.
+func (w world) endsUntaken(t *testing.T) {
+	t.Helper()
+	l, err := wire.Listen(w.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(conn.Close(), l.Close(), os.Remove(w.socket)); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -28,7 +28,8 @@ func TestChainedPluginsAreWatched(t *testing.T) {
 	n.put("k/10-a.conf", `{"type": "vrf"}`)
 	n.eventually("sub-folder made again", uses("vrf"))
 	n.put("k/20-b.conf", `{"type": "firewall"`)
-	time.Sleep(20 * quiet) // the half-written one must not be taken
+	n.eventually("notice of the half-written one", func() bool { return len(n.told(PrimaryBroken)) == 1 })
+	n.gen.look(time.Now())
 	if !uses("vrf")() || uses("firewall")() {
 		t.Error("a half-written plugin was taken")
 	}

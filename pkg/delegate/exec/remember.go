@@ -68,6 +68,7 @@ func (r *Runner) remember(list *libcni.NetworkConfigList, c Call, result json.Ra
 	err = os.MkdirAll(dir, 0o700)
 	if err == nil {
 		err = os.WriteFile(unfinished(dir, d.IfName), entry, 0o600)
+		failpoint.Hit("delegate.remember.written")
 	}
 	if err == nil {
 		err = os.Rename(unfinished(dir, d.IfName), filepath.Join(dir, d.IfName))
@@ -100,9 +101,10 @@ func (r *Runner) forget(c Call) error {
 			errs = append(errs, fmt.Errorf("cache of results: %w", err))
 		}
 	}
-	failpoint.Hit("delegate.forget.after")
+	failpoint.Hit("delegate.forget.removed")
 	_ = os.Remove(dir) // fails while there are others
 	_ = os.Remove(filepath.Dir(dir))
+	failpoint.Hit("delegate.forget.after")
 	return errors.Join(errs...)
 }
 
