@@ -2,10 +2,12 @@ package confgen
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -43,12 +45,29 @@ func TestChainedPluginsAreWatchedAfterRestart(t *testing.T) {
 	n.put("k/10-a.conf", `{"type": "tuning"}`)
 	must(t, n.generator(nil).Sync())
 	n.run().awaitPrimary("10-k.conflist")
-	time.Sleep(20 * quiet) // let it come to rest; nothing else would tell
+	n.eventually("the sub-folder is watched", func() bool { return watchedByKernel(t, n.path("k")) })
 	n.put("k/10-a.conf", `{"type": "sbr"}`)
 	n.eventually("changed plugin", func() bool {
 		got, err := n.gen.Primary()
 		return err == nil && strings.Contains(string(got.Config), "sbr")
 	})
+}
+
+// watchedByKernel tells whether some inotify descriptor of this process watches
+// a folder (proc_pid_fdinfo(5)).
+func watchedByKernel(t *testing.T, dir string) bool {
+	t.Helper()
+	var st syscall.Stat_t
+	must(t, syscall.Stat(dir, &st))
+	infos, err := filepath.Glob("/proc/self/fdinfo/*")
+	must(t, err)
+	for _, info := range infos {
+		text, err := os.ReadFile(info)
+		if err == nil && strings.Contains(string(text), fmt.Sprintf(" ino:%x ", st.Ino)) {
+			return true // a descriptor that was closed meanwhile can't be read
+		}
+	}
+	return false
 }
 
 // Without inotify the interval alone drives the looks.

@@ -147,7 +147,31 @@ func thinFolder(runDir string) (string, error) {
 	if err := os.MkdirAll(runDir, 0o700); err != nil {
 		return "", err
 	}
-	return os.MkdirTemp(runDir, "thin-")
+	if err := removeDeadThin(runDir); err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(runDir, fmt.Sprintf("thin-%d-", os.Getpid()))
+}
+
+// removeDeadThin removes the folders of thin calls that were killed.
+func removeDeadThin(runDir string) error {
+	folders, err := filepath.Glob(filepath.Join(runDir, "thin-*"))
+	if err != nil {
+		return err
+	}
+	for _, folder := range folders {
+		var pid int
+		if _, err := fmt.Sscanf(filepath.Base(folder), "thin-%d-", &pid); err != nil {
+			continue
+		}
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err := os.RemoveAll(folder); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func thinStores(cfg config.Daemon, log *slog.Logger) (Definitions, *publish.Publisher, error) {

@@ -469,6 +469,31 @@ func TestSpooledDelOfRecoveredSet(t *testing.T) {
 	}
 }
 
+// TestThinFolderOfAKilledCall: the next call removes it, and only it.
+func TestThinFolderOfAKilledCall(t *testing.T) {
+	dir := t.TempDir()
+	const noProcess = 1 << 30 // above the kernel's PID_MAX_LIMIT
+	for _, name := range []string{fmt.Sprintf("thin-%d-1", noProcess), fmt.Sprintf("thin-%d-2", os.Getpid()), "other"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	own, err := thinFolder(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{
+		filepath.Join(dir, fmt.Sprintf("thin-%d-1", noProcess)):   false,
+		filepath.Join(dir, fmt.Sprintf("thin-%d-2", os.Getpid())): true,
+		filepath.Join(dir, "other"):                               true,
+		own:                                                       true,
+	} {
+		if _, err := os.Stat(name); (err == nil) != want {
+			t.Errorf("%s exists: %v, want %v", name, err == nil, want)
+		}
+	}
+}
+
 func TestProbeDoesNotWait(t *testing.T) {
 	var p probe
 	full := errors.New("full")
