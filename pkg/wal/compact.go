@@ -104,7 +104,10 @@ func writeSnapshot(dir string, s snapshot) (temp string, err error) {
 		return "", err
 	}
 	failpoint.Hit("wal.snapshot.created")
-	_, err = file.Write(append(fileHeader(snapshotMagic, s.upTo, crc32.Checksum(s.data, castagnoli())), s.data...))
+	_, err = file.Write(fileHeader(snapshotMagic, s.upTo, crc32.Checksum(s.data, castagnoli())))
+	if err == nil {
+		_, err = file.Write(s.data)
+	}
 	failpoint.Hit("wal.snapshot.written")
 	if err == nil {
 		err = file.Sync()

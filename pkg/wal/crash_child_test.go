@@ -16,13 +16,13 @@ func crashChild(dir string) {
 	var last *Ticket
 	for i := range 60 {
 		record := fmt.Sprintf("%d%s", len(all)+1, strings.Repeat("x", i*7))
-		fmt.Println("ordered", record)
+		fmt.Fprintln(os.Stdout, "ordered", record)
 		last, err = l.Append([]byte(record))
 		quit(err)
 		all = append(all, record)
 		if i%3 == 0 {
 			quit(last.Wait())
-			fmt.Println("synced", len(all))
+			fmt.Fprintln(os.Stdout, "synced", len(all))
 		}
 		if i%20 == 10 {
 			settle(l)
@@ -30,7 +30,7 @@ func crashChild(dir string) {
 		}
 	}
 	quit(last.Wait())
-	fmt.Println("synced", len(all))
+	fmt.Fprintln(os.Stdout, "synced", len(all))
 	quit(l.Close())
 }
 

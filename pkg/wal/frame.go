@@ -12,10 +12,10 @@ import (
 // frame is what is written at once: a header, the records (length and bytes),
 // the trailer, zeros to the next unit. Numbers are little-endian.
 //
-//	 0 length of the records     16 all-zero sectors in the frame
-//	 4 number of records         20 CRC-32C of the records
-//	 8 number of the first       24 CRC-32C of bytes 0 to 24
-//	                             28 mark
+//	0 length of the records     16 all-zero sectors in the frame
+//	4 number of records         20 CRC-32C of the records
+//	8 number of the first       24 CRC-32C of bytes 0 to 24
+//	                            28 mark
 //
 // The disk writes whole sectors, in any order, and the next frame is written
 // only when this one is synced. So a frame that a crash cut short is the last

@@ -70,7 +70,7 @@ func (s *segment) ensure(need, reserve int64, dip bool) error {
 	}
 	err := s.grow(s.used + need + reserve)
 	if dip && s.used+need <= s.room {
-		return nil //nolint:nilerr // that is what the reserve is for
+		return nil // that is what the reserve is for
 	}
 	return err
 }

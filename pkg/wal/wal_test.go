@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -25,10 +26,10 @@ func child() {
 	}
 	l, _, err := Open(Options{Dir: os.Getenv("WAL_CHILD_DIR")})
 	if err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stdout, err)
 		os.Exit(1)
 	}
-	fmt.Println("open")
+	fmt.Fprintln(os.Stdout, "open")
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	_ = l.Close()
 }
@@ -89,7 +90,7 @@ func compact(t testing.TB, l *Log, snapshot string) {
 // settle awaits the snapshot under way.
 func settle(l *Log) {
 	for l.Compacting() {
-		l.background.Wait()
+		time.Sleep(100 * time.Microsecond)
 	}
 }
 
