@@ -57,10 +57,13 @@ type Request struct {
 	Cooldown time.Duration
 	// Keep is whom the addresses are kept for after the sandbox.
 	Keep Keeper
-	// Probe says whether an address is asked for on the wire before it is used;
-	// nil means that it isn't. It returns ErrConflict if a station answers: the
-	// address then rests and another is taken, unless it was the wanted one.
+	// Probe asks the wire for an address before it is used; nil where the wire
+	// can't be asked. It returns ErrConflict if a station answers: the address
+	// then rests and another is taken, unless it was the wanted one.
 	Probe func(ctx context.Context, addr netip.Addr) error
+	// ProbeAll asks for each address; else only for those that a node had which
+	// is believed dead.
+	ProbeAll bool
 }
 
 // Address is one granted address.
@@ -81,6 +84,10 @@ type Allocator interface {
 	// Release gives all addresses of a key back. It needs no store, and an
 	// unknown key is a success.
 	Release(ctx context.Context, key Key) error
+	// ReleaseAttachment gives all addresses of a sandbox's interface back,
+	// whatever the network: for a DEL whose configuration names none. It needs
+	// no store, and what is unknown is a success.
+	ReleaseAttachment(ctx context.Context, containerID, ifName string) error
 	// Held are the addresses of a key; none is no error.
 	Held(key Key) []netip.Addr
 	// Ready is nil, or says in words why Allocate can't work.

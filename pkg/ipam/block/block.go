@@ -82,15 +82,63 @@ func (b *Block) OldestCooling(within iprange.Set) (netip.Addr, bool) {
 // Lowest is the lowest free address within the set that is cooled at now;
 // false when there is none.
 func (b *Block) Lowest(within iprange.Set, now Tick) (netip.Addr, bool) {
+	return b.LowestBut(within, now, func(netip.Addr) bool { return false })
+}
+
+// LowestBut is Lowest without the addresses that are skipped.
+func (b *Block) LowestBut(within iprange.Set, now Tick, skip func(netip.Addr) bool) (netip.Addr, bool) {
 	var lowest netip.Addr
 	for _, f := range b.queue {
 		addr := b.addr(f.ordinal)
-		if f.cooled <= now && within.Contains(addr) && (!lowest.IsValid() || addr.Less(lowest)) {
+		if f.cooled <= now && within.Contains(addr) && (!lowest.IsValid() || addr.Less(lowest)) && !skip(addr) {
 			lowest = addr
 		}
 	}
 	return lowest, lowest.IsValid()
 }
+
+// Next is the free address within the set that is cooled at now, isn't skipped
+// and has been free the longest, with the end of its cool-down: over several
+// blocks, the least of those is the one that has been free the longest. False
+// when there is none.
+func (b *Block) Next(within iprange.Set, now Tick, skip func(netip.Addr) bool) (netip.Addr, Tick, bool) {
+	for _, f := range b.queue {
+		if f.cooled > now {
+			continue
+		}
+		if addr := b.addr(f.ordinal); within.Contains(addr) && !skip(addr) {
+			return addr, f.cooled, true
+		}
+	}
+	return netip.Addr{}, 0, false
+}
+
+// Free are the free addresses within the set, cooled or not, that which has
+// been free the longest first.
+func (b *Block) Free(within iprange.Set) []netip.Addr {
+	var addrs []netip.Addr
+	for _, f := range b.queue {
+		if addr := b.addr(f.ordinal); within.Contains(addr) {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
+}
+
+// Cooling says whether the address is free and not cooled at now.
+func (b *Block) Cooling(addr netip.Addr, now Tick) bool {
+	ordinal, err := b.ordinal(addr)
+	return err == nil && slices.ContainsFunc(b.queue, func(f free) bool { return f.ordinal == ordinal && f.cooled > now })
+}
+
+// Size is the number of addresses.
+func (b *Block) Size() int { return len(b.owners) }
+
+// Used is the number of addresses that have an owner.
+func (b *Block) Used() int { return len(b.owners) - len(b.queue) }
+
+// IsFull says whether every address has an owner.
+func (b *Block) IsFull() bool { return len(b.queue) == 0 }
 
 func (b *Block) first(within iprange.Set, usable func(free) bool) (netip.Addr, bool) {
 	for _, f := range b.queue {
@@ -127,6 +175,11 @@ func (b *Block) Assign(addr netip.Addr, key Key) error {
 // queue. A free address stays as it is, with its cool-down; ErrNotOwner names
 // another owner.
 func (b *Block) Release(addr netip.Addr, key Key, now Tick) error {
+	return b.ReleaseFor(addr, key, now, b.cooldown)
+}
+
+// ReleaseFor is Release with another cool-down than the block's.
+func (b *Block) ReleaseFor(addr netip.Addr, key Key, now, cooldown Tick) error {
 	ordinal, err := b.ordinal(addr)
 	if err != nil {
 		return err
@@ -136,7 +189,7 @@ func (b *Block) Release(addr netip.Addr, key Key, now Tick) error {
 		return nil
 	case key:
 		b.owners[ordinal] = ""
-		b.queue = append(b.queue, free{ordinal, b.after(now)})
+		b.queue = append(b.queue, free{ordinal, after(now, cooldown)})
 		return nil
 	default:
 		return fmt.Errorf("release %s of %q: %w, %q", addr, key, ErrNotOwner, owner)
@@ -144,8 +197,8 @@ func (b *Block) Release(addr netip.Addr, key Key, now Tick) error {
 }
 
 // after is the end of a cool-down that begins at now.
-func (b *Block) after(now Tick) Tick {
-	if end := now + b.cooldown; end >= now {
+func after(now, cooldown Tick) Tick {
+	if end := now + cooldown; end >= now {
 		return end
 	}
 	return ^Tick(0)

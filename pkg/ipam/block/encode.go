@@ -92,7 +92,7 @@ func (b *Block) readQueue(r *reader, now Tick) bool {
 		seen[ordinal] = "queued"
 		f := free{ordinal: uint8(ordinal)}
 		if cooling == 1 {
-			f.cooled = b.after(now)
+			f.cooled = after(now, b.cooldown)
 		}
 		b.queue = append(b.queue, f)
 	}

@@ -1,0 +1,427 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/meta-cni/meta-cni/pkg/ipam"
+	"github.com/meta-cni/meta-cni/pkg/ipam/block"
+)
+
+// lowWater is how few free addresses for a range make the agent lease the next
+// block ahead of need.
+const lowWater = 16
+
+// conflictRest is how long an address rests that somebody answered for.
+const conflictRest = 10 * time.Minute
+
+const (
+	// probeTries is how many addresses are tried that others answer for.
+	probeTries = 3
+	// moveTries is how often a request starts anew because a block was given up.
+	moveTries = 5
+)
+
+// task is one Allocate under way.
+type task struct {
+	req    ipam.Request
+	key    ipam.Key
+	places []place
+	tried  map[ipam.ClaimRef]bool
+	// conflicts are addresses that a station answered for; aside those of them
+	// that have a claim of ours.
+	conflicts []error
+	aside     []place
+}
+
+// errMoved says that a block was given up between the choice of an address and
+// its record.
+var errMoved = errors.New("the block was given up meanwhile")
+
+// Allocate grants an address for each Want; see ipam.Allocator.
+func (a *Agent) Allocate(ctx context.Context, req ipam.Request) ([]ipam.Address, error) {
+	if err := check(req); err != nil {
+		return nil, err
+	}
+	leave, err := a.enter(ctx, req.Owner.Key)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if err := a.Ready(); err != nil {
+		return nil, err
+	}
+	if stands, err := a.former(req); stands != nil || err != nil {
+		return stands, err
+	}
+	for range moveTries {
+		got, err := a.allocate(ctx, req)
+		if !errors.Is(err, errMoved) {
+			return got, err
+		}
+	}
+	return nil, unavailable(errMoved)
+}
+
+func (a *Agent) allocate(ctx context.Context, req ipam.Request) ([]ipam.Address, error) {
+	t := &task{req: req, key: req.Owner.Key, tried: map[ipam.ClaimRef]bool{}}
+	defer a.unreserve(t)
+	for i, want := range req.Wants {
+		if err := a.acquire(ctx, t, i, want); err != nil {
+			return nil, errors.Join(err, a.giveUp(t))
+		}
+	}
+	answer, err := a.grant(t)
+	if err != nil {
+		return nil, errors.Join(err, a.giveUp(t))
+	}
+	return answer, nil
+}
+
+func check(req ipam.Request) error {
+	if err := req.Owner.Check(); err != nil {
+		return err
+	}
+	if len(req.Wants) == 0 {
+		return fmt.Errorf("%w: no address is asked for", ipam.ErrInvalid)
+	}
+	for _, want := range req.Wants {
+		if len(want.Ranges) == 0 {
+			return fmt.Errorf("%w: a wanted address has no range", ipam.ErrInvalid)
+		}
+		for _, r := range want.Ranges {
+			if err := errors.Join(ipam.CheckSpaceName(r.Space.Name), r.Space.Grid.Check()); err != nil {
+				return fmt.Errorf("%w: range %s: %w", ipam.ErrInvalid, r.Text, err)
+			}
+		}
+	}
+	return nil
+}
+
+// former is the answer to an ADD that was answered before. Addresses of a
+// request that asked for something else are released.
+func (a *Agent) former(req ipam.Request) ([]ipam.Address, error) {
+	a.mu.Lock()
+	r := a.state.records[req.Owner.Key]
+	a.mu.Unlock()
+	if r == nil {
+		return nil, nil
+	}
+	if fits(r, req) {
+		return answers(r), nil
+	}
+	a.opts.Log.Info("an address is released, for the same attachment asks for another now", "key", req.Owner.String(), "pod", req.Owner.Pod())
+	return nil, a.releaseKey(req.Owner.Key)
+}
+
+func fits(r *record, req ipam.Request) bool {
+	if len(r.Places) != len(req.Wants) {
+		return false
+	}
+	for _, p := range r.Places {
+		want := req.Wants[p.Want]
+		inRange := slices.ContainsFunc(want.Ranges, func(rg ipam.Range) bool {
+			return rg.Space.Name == p.Space && (rg.Usable.Contains(p.Addr) || want.Addr == p.Addr)
+		})
+		if !inRange || want.Addr.IsValid() && want.Addr != p.Addr {
+			return false
+		}
+	}
+	return true
+}
+
+func answers(r *record) []ipam.Address {
+	out := make([]ipam.Address, len(r.Places))
+	for _, p := range r.Places {
+		out[p.Want] = *p.Answer
+	}
+	return out
+}
+
+// acquire finds an address for one want: in each range in turn, from what the
+// node holds, then from a new block or a claim; where none has any, from
+// blocks of others and from addresses that are still cooling.
+func (a *Agent) acquire(ctx context.Context, t *task, want int, w ipam.Want) error {
+	for {
+		p, rg, err := a.find(ctx, t, w)
+		if err != nil {
+			return err
+		}
+		p.Want = want
+		p.Answer = answer(p.Addr, rg)
+		err = a.probe(ctx, t, &p)
+		if err == nil {
+			t.places = append(t.places, p)
+			return nil
+		}
+		t.conflicts = append(t.conflicts, err)
+		a.putAside(t, p)
+		if w.Addr.IsValid() || len(t.conflicts) >= probeTries || !errors.Is(err, ipam.ErrConflict) {
+			return errors.Join(t.conflicts...)
+		}
+	}
+}
+
+func answer(addr netip.Addr, rg ipam.Range) *ipam.Address {
+	bits := addr.BitLen()
+	if rg.Subnet.IsValid() && rg.Subnet.Contains(addr) {
+		bits = rg.Subnet.Bits()
+	}
+	rg.Space = ipam.Space{Name: rg.Space.Name}
+	return &ipam.Address{Prefix: netip.PrefixFrom(addr, bits), Range: rg}
+}
+
+func (a *Agent) find(ctx context.Context, t *task, w ipam.Want) (place, ipam.Range, error) {
+	if !t.req.Keep.IsZero() {
+		p, rg, found, err := a.findKept(ctx, t, w)
+		if found || err != nil {
+			return p, rg, err
+		}
+	}
+	if w.Addr.IsValid() {
+		return a.findExact(ctx, t, w)
+	}
+	for _, rg := range w.Ranges {
+		p, found, err := a.fromRange(ctx, t, rg)
+		if found || err != nil {
+			return p, rg, err
+		}
+	}
+	for _, last := range []func(context.Context, *task, ipam.Range) (place, bool, error){a.fromOthers, a.fromCooling} {
+		for _, rg := range w.Ranges {
+			p, found, err := last(ctx, t, rg)
+			if found || err != nil {
+				return p, rg, err
+			}
+		}
+	}
+	return place{}, ipam.Range{}, a.exhausted(ctx, w)
+}
+
+// fromRange is an address of one range that is free for the taking.
+func (a *Agent) fromRange(ctx context.Context, t *task, rg ipam.Range) (place, bool, error) {
+	sp, err := a.space(ctx, rg.Space)
+	if err != nil {
+		return place{}, false, err
+	}
+	if t.req.Keep.IsZero() {
+		if p, ok := a.fromBlocks(t, sp, rg); ok {
+			a.leaseAhead(ctx, sp, rg)
+			return p, true, nil
+		}
+		if a.leases(ctx, sp, rg) {
+			p, ok, err := a.fromNewBlock(ctx, t, sp, rg)
+			if ok || err != nil {
+				return p, ok, err
+			}
+		}
+	}
+	return a.fromClaims(ctx, t, sp, rg)
+}
+
+// space is the space as it is fixed in the store: asked once, then in the log.
+func (a *Agent) space(ctx context.Context, as ipam.Space) (ipam.Space, error) {
+	a.mu.Lock()
+	known, ok := a.state.spaces[as.Name]
+	refused := a.refused[as.Name]
+	a.mu.Unlock()
+	if ok {
+		return known, refused
+	}
+	made, err := a.opts.Store.Space(ctx, as)
+	if err != nil {
+		return ipam.Space{}, unavailable(fmt.Errorf("address space %s: %w", as.Name, err))
+	}
+	if err := checkGrid(made); err != nil {
+		return ipam.Space{}, err
+	}
+	return made, a.write(entry{Op: opSpace, Space: &made})
+}
+
+// checkGrid refuses blocks that are too large for their bitmap.
+func checkGrid(sp ipam.Space) error {
+	if err := sp.Grid.Check(); err != nil {
+		return fmt.Errorf("%w: address space %s: %w", ipam.ErrInvalid, sp.Name, err)
+	}
+	if sp.Grid.V4 < 32-block.MaxHostBits || sp.Grid.V6 < 128-block.MaxHostBits {
+		return fmt.Errorf("%w: address space %s: a block has at most %d addresses: give /%d or longer for IPv4 and /%d or longer for IPv6",
+			ipam.ErrInvalid, sp.Name, 1<<block.MaxHostBits, 32-block.MaxHostBits, 128-block.MaxHostBits)
+	}
+	return nil
+}
+
+// unavailable marks an error of the store as one that may pass.
+func unavailable(err error) error { return fmt.Errorf("%w: %w", ipam.ErrNotReady, err) }
+
+// fromBlocks is an address of the blocks that the node holds.
+func (a *Agent) fromBlocks(t *task, sp ipam.Space, rg ipam.Range) (place, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := ticks(a.now())
+	skip := func(addr netip.Addr) bool {
+		ref := ipam.ClaimRef{Space: sp.Name, Addr: addr}
+		_, taken := a.reserved[ref]
+		return taken || t.tried[ref] || a.avoided(ref)
+	}
+	var best netip.Addr
+	var from *held
+	since := ^ticks(0)
+	for _, b := range a.state.bySpace[sp.Name] {
+		if b.stage != stageReady || b.block.IsFull() {
+			continue
+		}
+		if t.req.Order == ipam.Lowest {
+			if addr, ok := b.block.LowestBut(rg.Usable, now, skip); ok && (!best.IsValid() || addr.Less(best)) {
+				best, from = addr, b
+			}
+			continue
+		}
+		if addr, cooled, ok := b.block.Next(rg.Usable, now, skip); ok && (!best.IsValid() || cooled < since) {
+			best, from, since = addr, b, cooled
+		}
+	}
+	if from == nil {
+		return place{}, false
+	}
+	return a.reserve(t, from, best), true
+}
+
+// avoided says that somebody answered for the address not long ago; under the
+// agent's lock.
+func (a *Agent) avoided(ref ipam.ClaimRef) bool {
+	b := a.state.blockOf(ref.Space, ref.Addr)
+	return b != nil && b.avoid[ref.Addr] > a.now()
+}
+
+// reserve keeps an address of an own block for t until it is granted; under
+// the agent's lock.
+func (a *Agent) reserve(t *task, b *held, addr netip.Addr) place {
+	p := place{Space: b.ref.Space, Addr: addr, InBlock: true, suspect: b.suspect && !b.asked[addr]}
+	a.reserved[p.ref()] = t.key
+	return p
+}
+
+func (a *Agent) unreserve(t *task) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for ref, key := range a.reserved {
+		if key == t.key {
+			delete(a.reserved, ref)
+		}
+	}
+}
+
+// probe asks the wire whether somebody has the address.
+func (a *Agent) probe(ctx context.Context, t *task, p *place) error {
+	if t.req.Probe == nil || !t.req.ProbeAll && !p.suspect {
+		return nil
+	}
+	err := t.req.Probe(ctx, p.Addr)
+	if err == nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if b := a.state.blockOf(p.Space, p.Addr); b != nil && b.suspect {
+			if b.asked == nil {
+				b.asked = map[netip.Addr]bool{}
+			}
+			b.asked[p.Addr] = true
+		}
+		return nil
+	}
+	if errors.Is(err, ipam.ErrConflict) {
+		a.opts.Alarm(Alarm{Owner: t.req.Owner, Reason: "AddressInUse", Message: err.Error()})
+	}
+	return err
+}
+
+// putAside lets an address rest that somebody answered for.
+func (a *Agent) putAside(t *task, p place) {
+	t.tried[p.ref()] = true
+	if p.Claim != nil {
+		t.aside = append(t.aside, p)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.reserved, p.ref())
+	if b := a.state.blockOf(p.Space, p.Addr); b != nil {
+		if b.avoid == nil {
+			b.avoid = map[netip.Addr]time.Duration{}
+		}
+		b.avoid[p.Addr] = a.now() + conflictRest
+	}
+}
+
+// giveUp drops the intents of a request that failed; claims that were made for
+// it are released.
+func (a *Agent) giveUp(t *task) error {
+	made := a.made(t, t.places)
+	a.mu.Lock()
+	_, intent := a.state.intents[t.key]
+	granted := a.state.records[t.key] != nil
+	a.mu.Unlock()
+	if granted {
+		return a.releaseKey(t.key) // the grant is in the log, but what came with it isn't
+	}
+	if !intent && len(made.Places) == 0 {
+		return nil
+	}
+	a.wake()
+	return a.write(entry{Op: opDrop, Key: &t.key, Record: made})
+}
+
+// made is a record of the claims that were made for t, besides what it keeps.
+func (a *Agent) made(t *task, places []place) *record {
+	r := &record{Owner: t.req.Owner, Netns: t.req.Netns, Keep: t.req.Keep, Cooldown: t.req.Cooldown}
+	for _, p := range slices.Concat(places, t.aside) {
+		if p.Claim != nil && !p.joined {
+			p.InBlock = false
+			r.Places = append(r.Places, p)
+		}
+	}
+	return r
+}
+
+// grant writes what was found as one record; then it is the owner's.
+func (a *Agent) grant(t *task) ([]ipam.Address, error) {
+	r := &record{
+		Owner: t.req.Owner, Netns: t.req.Netns, Keep: t.req.Keep, Places: t.places,
+		Since: time.Now().UTC().Truncate(time.Second), Cooldown: t.req.Cooldown,
+	}
+	entries := []entry{{Op: opGrant, Record: r}}
+	if aside := a.made(t, nil); len(aside.Places) > 0 {
+		entries = append(entries, entry{Op: opDrop, Key: &t.key, Record: aside})
+	}
+	a.mu.Lock()
+	err := a.stillOurs(t)
+	var ticket Ticket
+	if err == nil {
+		ticket, err = a.order(a.log.Append, entries...)
+	}
+	a.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := ticket.Wait(); err != nil {
+		return nil, unavailable(fmt.Errorf("the IPAM's log can't be written: %w", err))
+	}
+	return answers(r), nil
+}
+
+// stillOurs holds the reservations against blocks that were given up
+// meanwhile; under the agent's lock.
+func (a *Agent) stillOurs(t *task) error {
+	for _, p := range t.places {
+		if !p.InBlock {
+			continue
+		}
+		if b := a.state.blockOf(p.Space, p.Addr); b == nil || b.stage != stageReady {
+			return errMoved
+		}
+	}
+	return nil
+}

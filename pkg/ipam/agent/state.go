@@ -1,0 +1,382 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/meta-cni/meta-cni/pkg/ipam"
+	"github.com/meta-cni/meta-cni/pkg/ipam/block"
+)
+
+// stage is how far our hold on a block is.
+type stage string
+
+const (
+	stageReady     stage = "ready"
+	stageReturning stage = "returning"
+	// stageFormer: leased in an earlier boot; it must be taken over before use.
+	stageFormer stage = "former"
+)
+
+// state is what the log says. It changes by apply alone, so that a restart
+// comes to the same; it isn't safe for concurrent use.
+type state struct {
+	node    ipam.Node
+	spaces  map[string]ipam.Space
+	blocks  map[ipam.BlockRef]*held
+	records map[ipam.Key]*record
+	// intents are keys whose claim may be under way.
+	intents map[ipam.Key]*record
+	// cooling are claims of released addresses that are still to be given up.
+	cooling map[ipam.ClaimRef]*cooling
+	// bySpace lists the blocks of a space in the order in which they came.
+	bySpace map[string][]*held
+	// owners finds the key of a claimed address.
+	owners map[ipam.ClaimRef]ipam.Key
+}
+
+// held is a block of ours.
+type held struct {
+	ref     ipam.BlockRef
+	stage   stage
+	version ipam.Version
+	// suspect: addresses that were not yet used by us are asked for first.
+	suspect bool
+	block   *block.Block
+	// What the log doesn't say:
+	asked map[netip.Addr]bool          // suspect addresses that nobody answered for
+	avoid map[netip.Addr]time.Duration // somebody answered for them; until when they rest
+	last  map[netip.Addr]*record       // who had a free address before
+	dirty bool                         // the mirror is behind
+	empty time.Duration                // when it was first seen empty, by the agent's clock; 0 is never
+}
+
+// cooling is a claim whose address was released.
+type cooling struct {
+	version ipam.Version
+	owner   ipam.Key
+	keep    ipam.Keeper
+	// due is when the address may be used again, by the agent's clock.
+	due time.Duration
+	// told: the claim says Cooling or Kept already.
+	told bool
+	// last is who had it; nil after a restart.
+	last *record
+}
+
+func newState() *state {
+	return &state{
+		spaces: map[string]ipam.Space{}, blocks: map[ipam.BlockRef]*held{},
+		records: map[ipam.Key]*record{}, intents: map[ipam.Key]*record{},
+		cooling: map[ipam.ClaimRef]*cooling{}, bySpace: map[string][]*held{},
+		owners: map[ipam.ClaimRef]ipam.Key{},
+	}
+}
+
+// apply makes the change of one entry at a time of the agent's clock.
+func (s *state) apply(e entry, now time.Duration) error {
+	switch e.Op {
+	case opLife:
+		s.live(*e.Node, now)
+	case opSpace:
+		s.spaces[e.Space.Name] = *e.Space
+	case opReady:
+		return s.ready(*e.Block, *e.Version, e.Suspect)
+	case opReturning:
+		if b := s.blocks[*e.Block]; b != nil {
+			b.stage = stageReturning
+		}
+	case opGone:
+		s.gone(*e.Block)
+	case opIntent:
+		s.intents[e.Record.Owner.Key] = e.Record
+	case opDrop:
+		delete(s.intents, *e.Key)
+		if e.Record != nil {
+			s.coolClaims(e.Record, now+s.rest(e.Record, ""))
+		}
+	case opGrant:
+		return s.grant(e.Record)
+	case opHeld:
+		s.hold(*e.Key, *e.Claim, *e.Version)
+	case opRelease:
+		return s.release(*e.Key, now)
+	case opLeft:
+		delete(s.cooling, *e.Claim)
+	default:
+		return fmt.Errorf("IPAM log: record %q is unknown: was it written by a newer version?", e.Op)
+	}
+	return nil
+}
+
+// live begins a life. Another boot means that all sandboxes are gone: claims
+// are to be given up, and blocks must be taken over before they are used.
+func (s *state) live(n ipam.Node, now time.Duration) {
+	reboot := s.node.Boot != "" && s.node.Boot != n.Boot
+	s.node = n
+	if !reboot {
+		return
+	}
+	for key := range s.records {
+		s.drop(key, now)
+	}
+	clear(s.intents)
+	for _, b := range s.blocks {
+		b.stage = stageFormer
+	}
+}
+
+func (s *state) ready(ref ipam.BlockRef, v ipam.Version, suspect bool) error {
+	b := s.blocks[ref]
+	if b == nil {
+		fresh, err := block.New(ref.Prefix, ticks(s.cooldown(ref.Space)))
+		if err != nil {
+			return err
+		}
+		b = &held{ref: ref, block: fresh}
+		s.blocks[ref] = b
+		s.bySpace[ref.Space] = append(s.bySpace[ref.Space], b)
+	}
+	b.stage, b.version, b.suspect = stageReady, v, suspect
+	return nil
+}
+
+// gone takes a block away. What is still assigned in it has a claim, or none
+// (and is missed by protect).
+func (s *state) gone(ref ipam.BlockRef) {
+	b := s.blocks[ref]
+	if b == nil {
+		return
+	}
+	delete(s.blocks, ref)
+	s.bySpace[ref.Space] = slices.DeleteFunc(s.bySpace[ref.Space], func(other *held) bool { return other == b })
+	for _, r := range s.records {
+		for i := range r.Places {
+			if p := &r.Places[i]; p.Space == ref.Space && ref.Prefix.Contains(p.Addr) {
+				p.InBlock = false
+			}
+		}
+	}
+}
+
+func (s *state) grant(r *record) error {
+	delete(s.intents, r.Owner.Key)
+	for _, p := range r.Places {
+		if p.InBlock {
+			b := s.blockOf(p.Space, p.Addr)
+			if b == nil {
+				return fmt.Errorf("IPAM log: %s was granted in a block that isn't there", p.ref())
+			}
+			if err := b.block.Assign(p.Addr, block.Key(r.Owner.Key.String())); err != nil {
+				return fmt.Errorf("IPAM log: %w", err)
+			}
+			b.dirty = true
+			delete(b.last, p.Addr)
+		}
+		if p.Claim != nil {
+			delete(s.cooling, p.ref())
+			s.owners[p.ref()] = r.Owner.Key
+		}
+	}
+	s.records[r.Owner.Key] = r
+	return nil
+}
+
+func (s *state) hold(key ipam.Key, ref ipam.ClaimRef, v ipam.Version) {
+	r := s.records[key]
+	if r == nil {
+		return
+	}
+	for i := range r.Places {
+		if r.Places[i].ref() == ref {
+			r.Places[i].Claim = &v
+			s.owners[ref] = key
+		}
+	}
+}
+
+func (s *state) release(key ipam.Key, now time.Duration) error {
+	delete(s.intents, key)
+	r := s.records[key]
+	if r == nil {
+		return nil
+	}
+	for _, p := range r.Places {
+		if b := s.blockOf(p.Space, p.Addr); p.InBlock && b != nil {
+			if err := b.block.ReleaseFor(p.Addr, block.Key(key.String()), ticks(now), ticks(s.rest(r, p.Space))); err != nil {
+				return fmt.Errorf("IPAM log: %w", err)
+			}
+			b.dirty = true
+			if b.last == nil {
+				b.last = map[netip.Addr]*record{}
+			}
+			b.last[p.Addr] = r
+		}
+	}
+	s.coolClaims(r, now+s.rest(r, ""))
+	delete(s.records, key)
+	return nil
+}
+
+// drop is release after a reboot: what was in a block is not released but
+// forgotten, for nobody is left who had it.
+func (s *state) drop(key ipam.Key, now time.Duration) {
+	r := s.records[key]
+	for _, p := range r.Places {
+		if b := s.blockOf(p.Space, p.Addr); p.InBlock && b != nil {
+			_ = b.block.ReleaseFor(p.Addr, block.Key(key.String()), 0, 0) // it is the owner's key: it can't fail
+		}
+	}
+	s.coolClaims(r, now)
+	delete(s.records, key)
+}
+
+// coolClaims puts the claims of a released record on the list of those to give
+// up. What an IPAMClaim keeps isn't ours to give up.
+func (s *state) coolClaims(r *record, due time.Duration) {
+	for _, p := range r.Places {
+		if p.Claim == nil {
+			continue
+		}
+		delete(s.owners, p.ref())
+		if r.Keep.Kind != ipam.KeepClaim {
+			s.cooling[p.ref()] = &cooling{version: *p.Claim, owner: r.Owner.Key, keep: r.Keep, due: due, last: r}
+		}
+	}
+}
+
+func (s *state) blockOf(space string, addr netip.Addr) *held {
+	settings, ok := s.spaces[space]
+	if !ok {
+		return nil
+	}
+	return s.blocks[ipam.BlockRef{Space: space, Prefix: settings.Grid.Block(addr)}]
+}
+
+func (s *state) cooldown(space string) time.Duration {
+	if c := s.spaces[space].Cooldown; c > 0 {
+		return c
+	}
+	return ipam.DefaultCooldown
+}
+
+// rest is how long an address of r cools; an empty space is any of r's.
+func (s *state) rest(r *record, space string) time.Duration {
+	if r.Cooldown > 0 {
+		return r.Cooldown
+	}
+	if space == "" && len(r.Places) > 0 {
+		space = r.Places[0].Space
+	}
+	return s.cooldown(space)
+}
+
+// ticks are milliseconds of the agent's clock.
+func ticks(d time.Duration) block.Tick { return block.Tick(d.Milliseconds()) }
+
+// snapshot is the encoded state.
+type snapshot struct {
+	Node    ipam.Node          `json:"node"`
+	Spaces  []ipam.Space       `json:"spaces"`
+	Blocks  []snapshotBlock    `json:"blocks"`
+	Records []*record          `json:"records"`
+	Intents []*record          `json:"intents"`
+	Cooling []snapshotCoolings `json:"cooling"`
+}
+
+type snapshotBlock struct {
+	Ref     ipam.BlockRef `json:"ref"`
+	Stage   stage         `json:"stage"`
+	Version ipam.Version  `json:"version"`
+	Suspect bool          `json:"suspect,omitempty"`
+	Data    []byte        `json:"data"`
+}
+
+type snapshotCoolings struct {
+	Ref     ipam.ClaimRef `json:"ref"`
+	Version ipam.Version  `json:"version"`
+	Owner   ipam.Key      `json:"owner"`
+	Keep    ipam.Keeper   `json:"keep,omitzero"`
+}
+
+// encode gives the state one form, whatever the order of its maps.
+func (s *state) encode(now time.Duration) ([]byte, error) {
+	out := snapshot{Node: s.node}
+	for _, name := range sortedBy(s.spaces, func(n string) string { return n }) {
+		out.Spaces = append(out.Spaces, s.spaces[name])
+	}
+	for _, space := range sortedBy(s.bySpace, func(n string) string { return n }) {
+		for _, b := range s.bySpace[space] {
+			out.Blocks = append(out.Blocks, snapshotBlock{b.ref, b.stage, b.version, b.suspect, b.block.Encode(ticks(now))})
+		}
+	}
+	for _, key := range sortedBy(s.records, ipam.Key.String) {
+		out.Records = append(out.Records, s.records[key])
+	}
+	for _, key := range sortedBy(s.intents, ipam.Key.String) {
+		out.Intents = append(out.Intents, s.intents[key])
+	}
+	for _, ref := range sortedBy(s.cooling, ipam.ClaimRef.String) {
+		c := s.cooling[ref]
+		out.Cooling = append(out.Cooling, snapshotCoolings{ref, c.version, c.owner, c.keep})
+	}
+	return json.Marshal(out)
+}
+
+// sortedBy are the keys of m in the order of their texts.
+func sortedBy[K comparable, V any](m map[K]V, text func(K) string) []K {
+	keys := make([]K, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b K) int {
+		if text(a) < text(b) {
+			return -1
+		}
+		return 1
+	})
+	return keys
+}
+
+// decodeState is the reverse of encode; cool-downs begin anew at now.
+func decodeState(data []byte, now time.Duration) (*state, error) {
+	s := newState()
+	if data == nil {
+		return s, nil
+	}
+	var in snapshot
+	if err := json.Unmarshal(data, &in); err != nil {
+		return nil, fmt.Errorf("IPAM log: its snapshot can't be read: %w", err)
+	}
+	s.node = in.Node
+	for _, sp := range in.Spaces {
+		s.spaces[sp.Name] = sp
+	}
+	for _, b := range in.Blocks {
+		decoded, err := block.Decode(b.Data, ticks(now))
+		if err != nil {
+			return nil, fmt.Errorf("IPAM log: block %s: %w", b.Ref, err)
+		}
+		kept := &held{ref: b.Ref, stage: b.Stage, version: b.Version, suspect: b.Suspect, block: decoded, dirty: true}
+		s.blocks[b.Ref] = kept
+		s.bySpace[b.Ref.Space] = append(s.bySpace[b.Ref.Space], kept)
+	}
+	for _, r := range in.Records {
+		s.records[r.Owner.Key] = r
+		for _, p := range r.Places {
+			if p.Claim != nil {
+				s.owners[p.ref()] = r.Owner.Key
+			}
+		}
+	}
+	for _, r := range in.Intents {
+		s.intents[r.Owner.Key] = r
+	}
+	for _, c := range in.Cooling {
+		s.cooling[c.Ref] = &cooling{version: c.Version, owner: c.Owner, keep: c.Keep, due: now + s.cooldown(c.Ref.Space)}
+	}
+	return s, nil
+}
