@@ -141,7 +141,7 @@ func Open(log Log, recovered wal.Recovered, o Options) (*Agent, error) {
 		reserved: map[ipam.ClaimRef]ipam.Key{}, turns: map[ipam.Key]*turn{}, spaces: map[string]*space{},
 		sights: map[ipam.Key]time.Duration{}, lost: map[ipam.ClaimRef]bool{},
 		ahead: map[string]aheadNeed{}, refused: map[string]error{},
-		kick:  make(chan struct{}, 1), aheadKick: make(chan struct{}, 1),
+		kick: make(chan struct{}, 1), aheadKick: make(chan struct{}, 1),
 	}
 	return a, a.begin()
 }

@@ -49,7 +49,7 @@ func (a *Agent) scanSpaces(ctx context.Context) error {
 			refused = fmt.Errorf("%w: address space %s was made anew with another grid (%+v) than this node has blocks of (%+v): drain this node, or make the space as it was",
 				ipam.ErrNotReady, name, now.Grid, before.Grid)
 			a.opts.Alarm(Alarm{Reason: "AddressSpaceChanged", Message: refused.Error()})
-		case now != before:
+		case settings(now) != settings(before):
 			errs = append(errs, a.write(entry{Op: opSpace, Space: &now}))
 		}
 		a.mu.Lock()
@@ -57,6 +57,12 @@ func (a *Agent) scanSpaces(ctx context.Context) error {
 		a.mu.Unlock()
 	}
 	return errors.Join(errs...)
+}
+
+// settings is a space without its version.
+func settings(sp ipam.Space) ipam.Space {
+	sp.Version = ipam.Version{}
+	return sp
 }
 
 // spaceOf is the space of a block that was found, as the store has it.
