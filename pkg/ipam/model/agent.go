@@ -16,11 +16,12 @@ func (x *expander) agent(s *state, n uint8) {
 		next.nodes[n].block = ready
 		x.add(next, edge{what: evCancel, node: n})
 	}
-	if s.block.mode == shared && !me.knowsShared {
+	if s.block.mode == shared && !me.knowsShared || me.block == returning && me.ref == noRef {
 		next := *s
 		next.reread(n)
 		x.add(next, edge{what: evLearn, node: n})
 	}
+	x.observe(s, n)
 	switch {
 	case me.request.kind == noRequest:
 		x.requests(s, n)
@@ -38,7 +39,8 @@ func (x *expander) answer(s *state, n, b uint8) {
 	next := *s
 	switch {
 	case it.life == deleting:
-		next.boxes[b].life, next.boxes[b].record = idle, noRecord
+		next.boxes[b].life = idle
+		next.drop(x.c, b)
 		step.what = evRelease
 		x.add(next, step)
 	case it.life != adding:
@@ -47,12 +49,13 @@ func (x *expander) answer(s *state, n, b uint8) {
 		step.what = evReply
 		x.add(next, step)
 	default:
-		next.boxes[b].life, next.boxes[b].record = idle, noRecord
+		next.boxes[b].life = idle
+		next.drop(x.c, b)
 		step.what = evFail
 		x.add(next, step)
 		if it.record == noRecord {
 			open := me.block == ready || me.block == returning && x.c.Without == ReturningIsClosed
-			x.record(s, step, assigned, open)
+			x.record(s, step, assigned, open && !x.c.keeper(b))
 			x.record(s, step, intent, me.knowsShared || x.c.Without == ClaimNeedsShared)
 		}
 	}
@@ -89,30 +92,14 @@ func (x *expander) requests(s *state, n uint8) {
 		if s.block.mode == absent {
 			x.send(s, n, request{kind: createShared})
 		}
-		if s.block.mode == leased && s.block.owner == n && s.block.oldEpoch {
+		if s.leasedBy(n, oldBoot) || s.leasedBy(n, lostLog) && x.c.Without == OldLogUnused {
 			x.send(s, n, request{kind: takeBlock, ref: current})
 		}
 	}
-	for b := n; int(b) < x.c.Sandboxes; b += nodes {
-		it := s.boxes[b]
-		if it.record == intent || it.record == assigned && me.block == returning {
-			x.send(s, n, request{kind: createClaim, box: b, addr: it.recordAddr})
-		}
-	}
-	if me.block == returning {
+	if x.c.open(me) {
 		x.leave(s, n)
 	}
-	// The scan: own claims that no record speaks of, or of an older epoch.
-	for a := range uint8(x.c.Addresses) {
-		claim := s.claims[a]
-		if !claim.has || home(claim.box) != n {
-			continue
-		}
-		it := s.boxes[claim.box]
-		if claim.oldEpoch || it.record == noRecord || it.recordAddr != a {
-			x.send(s, n, request{kind: deleteClaim, addr: a, ref: current})
-		}
-	}
+	x.claimRequests(s, n)
 }
 
 // leave are the three ways out of returning: delete, demote, cancel.
@@ -167,7 +154,7 @@ func (s *state) handle(c *Config, n uint8) {
 			return
 		}
 		s.reread(n)
-	case createClaim, touchClaim:
+	case createClaim, touchClaim, takeClaim:
 		s.tookClaim(c, n, r)
 	}
 }
@@ -188,25 +175,6 @@ func (s *state) tookBlock(c *Config, n uint8, r request) {
 	}
 }
 
-// tookClaim: 201 makes the claim held; an own one that exists is touched
-// first; another's means another address.
-func (s *state) tookClaim(c *Config, n uint8, r request) {
-	it := &s.boxes[r.box]
-	wanted := it.recordAddr == r.addr && (it.record == intent || it.record == assigned)
-	if !wanted || r.status == refused {
-		return
-	}
-	own := s.claimOf(r.addr, r.box) || c.Without == RealOwner
-	switch {
-	case r.status == done || own && c.Without == TouchClaim || c.Without == RealOwner:
-		it.record = held
-	case own:
-		s.nodes[n].request = request{kind: touchClaim, node: n, box: r.box, addr: r.addr, ref: current}
-	case s.claims[r.addr].has && it.record == intent:
-		it.record = noRecord
-	}
-}
-
 // reread is a GET of the block: the log follows what is found.
 func (s *state) reread(n uint8) {
 	me := &s.nodes[n]
@@ -220,16 +188,17 @@ func (s *state) reread(n uint8) {
 	}
 }
 
-// validate is the start of an agent: sandboxes that are gone are released, and
-// the block must still be its own.
+// validate is the start of an agent: sandboxes that are gone are released. A
+// ready block of this boot is used as it is, without a read: nobody takes it
+// from a node that has power. One that is being returned is read first.
 func (s *state) validate(c *Config, n uint8) {
 	for b := range s.boxes {
 		if home(uint8(b)) == n && s.boxes[b].life == idle {
 			s.boxes[b].record = noRecord
 		}
 	}
-	if c.Without != ValidateReturn {
-		s.reread(n)
+	if s.nodes[n].block == returning && c.Without != ReturningReread {
+		s.nodes[n].ref = noRef
 	}
 }
 

@@ -20,11 +20,17 @@ func (c *Config) matches(r request) bool {
 	case current:
 		return true
 	case oldVersion:
-		return r.isDelete() && c.Without == DeleteVersion
+		return r.isDelete() && c.Without == DeleteVersion || c.blind(r)
 	case oldObject:
-		return r.isDelete() && c.Without == DeleteUID
+		return r.isDelete() && c.Without == DeleteUID || c.blind(r)
 	}
 	return false
+}
+
+// blind says whether r is an UPDATE that names no version.
+func (c *Config) blind(r request) bool {
+	return r.kind == takeClaim && c.Without == TakeVersion ||
+		(r.kind == coolClaim || r.kind == keepClaim) && c.Without == CoolVersion
 }
 
 // apply is the API server at work: r takes effect or is refused. The answer is
@@ -35,20 +41,27 @@ func (s *state) apply(c *Config, r request) uint8 {
 	}
 	claim := &s.claims[r.addr]
 	switch {
-	case r.kind == createClaim && claim.has:
+	case r.kind == createClaim && claim.mode != noClaim:
 		return exists
 	case r.kind == createClaim:
-		*claim = claimObject{has: true, box: r.box, oldEpoch: r.oldEpoch}
-	case !claim.has && r.kind == deleteClaim:
+		*claim = claimObject{mode: bound, box: r.box, age: r.age, keep: c.keeper(r.box)}
 		return done
-	case !claim.has || !c.matches(r):
+	case claim.mode == noClaim && r.kind == deleteClaim:
+		return done
+	case claim.mode == noClaim || !c.matches(r):
 		return refused
-	case r.kind == touchClaim:
-		s.outdate(r, oldVersion)
 	case r.kind == deleteClaim:
 		*claim = claimObject{}
 		s.outdate(r, oldObject)
+		return done
+	case r.kind == takeClaim:
+		*claim = claimObject{mode: bound, box: r.box, age: r.age, keep: claim.keep || c.keeper(r.box)}
+	case r.kind == coolClaim:
+		claim.mode = cooling
+	case r.kind == keepClaim:
+		claim.mode = kept
 	}
+	s.outdate(r, oldVersion)
 	return done
 }
 
@@ -58,7 +71,7 @@ func (s *state) applyBlock(c *Config, r request) uint8 {
 	case creates && s.block.mode != absent:
 		return exists
 	case r.kind == createLeased:
-		s.block = blockObject{mode: leased, owner: r.node, oldEpoch: r.oldEpoch}
+		s.block = blockObject{mode: leased, owner: r.node, age: r.age}
 	case r.kind == createShared:
 		s.block = blockObject{mode: shared}
 	case s.block.mode == absent && r.kind == deleteBlock:
@@ -71,7 +84,7 @@ func (s *state) applyBlock(c *Config, r request) uint8 {
 	case r.kind == touchBlock:
 		s.outdate(r, oldVersion)
 	case r.kind == takeBlock:
-		s.block.oldEpoch = r.oldEpoch
+		s.block.age = r.age
 		s.outdate(r, oldVersion)
 	case r.kind == deleteBlock:
 		s.block = blockObject{}
@@ -110,6 +123,11 @@ func (s *state) outdate(r request, age uint8) {
 // meaning are zero.
 func (s *state) normal(c *Config) {
 	agesMatter := c.Without == DeleteVersion || c.Without == DeleteUID
+	for i := range s.claims {
+		if s.claims[i].mode == kept { // its last sandbox means nothing any more
+			s.claims[i] = claimObject{mode: kept, keep: s.claims[i].keep}
+		}
+	}
 	for i := range s.nodes {
 		n := &s.nodes[i]
 		if n.block == noBlock {
@@ -125,15 +143,18 @@ func (s *state) normal(c *Config) {
 	for i := range s.boxes {
 		b := &s.boxes[i]
 		if b.life != live {
-			b.addr = 0
+			b.addr, b.lost = 0, false
 		}
 		if b.record == noRecord {
 			b.recordAddr = 0
 		}
 	}
 	for i, r := range s.late {
+		if r.kind != createLeased && r.kind != takeBlock && r.kind != createClaim && r.kind != takeClaim {
+			s.late[i].age = present // nothing gets it
+		}
 		hopeless := r.ref == oldVersion && c.Without != DeleteVersion || r.ref != current && !r.isDelete() || !agesMatter && r.ref != current
-		if r.conditional() && hopeless {
+		if r.conditional() && hopeless && !c.blind(r) {
 			s.late[i] = request{}
 		}
 	}

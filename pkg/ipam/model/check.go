@@ -86,7 +86,7 @@ func Check(c Config, maxStates int) (Result, error) {
 			if !isNew {
 				continue
 			}
-			if kind := e.to.broken(); kind != None {
+			if kind := e.to.broken(&c); kind != None {
 				result.States, result.Violation = len(t.keys), kind
 				result.Story = t.story(&c, number)
 				result.Depth = len(result.Story)

@@ -22,32 +22,77 @@ func long(t *testing.T) bool {
 	return false
 }
 
+// beside lets a test run beside others, but not where each of them needs all
+// the memory.
+func beside(t *testing.T) {
+	t.Helper()
+	if !long(t) {
+		t.Parallel()
+	}
+}
+
 func report(t *testing.T, c Config, r Result, begin time.Time) {
 	t.Helper()
-	t.Logf("%d addresses, %d sandboxes, %d late, %d crashes, %s: %d states, %d steps, depth %d, complete %v, %s, in %s",
-		c.Addresses, c.Sandboxes, c.Late, c.Crashes, c.Without, r.States, r.Steps, r.Depth, r.Complete, r.Violation,
+	t.Logf("%s, %s: %d states, %d steps, depth %d, complete %v, %s, in %s",
+		c.name(), c.Without, r.States, r.Steps, r.Depth, r.Complete, r.Violation,
 		time.Since(begin).Round(time.Millisecond))
+}
+
+// name is the size of c and what it has, to find a test again.
+func (c Config) name() string {
+	name := fmt.Sprintf("%d-%d-%d-%d", c.Addresses, c.Sandboxes, c.Late, c.Crashes)
+	for i, feature := range []string{"cooling", "log-loss", "import", "keep-pod", "keep-claim", "from-shared"} {
+		if c.With>>i&1 != 0 {
+			name += "-" + feature
+		}
+	}
+	return name
 }
 
 func TestProtocolHolds(t *testing.T) {
 	sizes := []Config{
-		{Addresses: 1, Sandboxes: 2, Late: 0, Crashes: 0},
-		{Addresses: 1, Sandboxes: 3, Late: 0, Crashes: 0},
 		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1},
+		{Addresses: 1, Sandboxes: 3},
+		{Addresses: 1, Sandboxes: 2, With: Cooling},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: Cooling | FromShared},
+		{Addresses: 1, Sandboxes: 3, Late: 1, With: Cooling | FromShared},
+		{Addresses: 1, Sandboxes: 2, Late: 2, With: Cooling | FromShared},
+		{Addresses: 1, Sandboxes: 2, Crashes: 1, With: LogLoss},
+		{Addresses: 1, Sandboxes: 1, Late: 1, Crashes: 1, With: LogLoss},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 2, With: LogLoss | FromShared},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: Import | Cooling},
+		{Addresses: 1, Sandboxes: 3, Crashes: 1, With: Import},
+		{Addresses: 2, Sandboxes: 2, With: Import},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: Import | LogLoss},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: KeepPod | FromShared},
+		{Addresses: 1, Sandboxes: 3, Late: 1, With: KeepPod | Cooling | FromShared},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: KeepClaim | FromShared},
+		{Addresses: 1, Sandboxes: 3, Late: 1, With: KeepClaim | Cooling | FromShared},
 	}
 	if long(t) {
 		sizes = append(
 			sizes,
-			Config{Addresses: 1, Sandboxes: 3, Late: 1, Crashes: 0},
-			Config{Addresses: 1, Sandboxes: 2, Late: 2, Crashes: 0},
-			Config{Addresses: 2, Sandboxes: 2, Late: 1, Crashes: 0},
+			Config{Addresses: 1, Sandboxes: 3, Late: 1},
+			Config{Addresses: 1, Sandboxes: 2, Late: 2},
+			Config{Addresses: 2, Sandboxes: 2, Late: 1},
 			Config{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 3},
+			Config{Addresses: 1, Sandboxes: 2, Late: 1, With: Cooling},
+			Config{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: Cooling},
+			Config{Addresses: 1, Sandboxes: 2, Late: 2, Crashes: 1, With: Cooling | FromShared},
+			Config{Addresses: 2, Sandboxes: 2, Late: 1, With: Cooling | FromShared},
+			Config{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: LogLoss},
+			Config{Addresses: 1, Sandboxes: 3, Late: 1, Crashes: 2, With: Import | Cooling},
+			Config{Addresses: 2, Sandboxes: 2, Late: 1, Crashes: 1, With: Import},
+			Config{Addresses: 1, Sandboxes: 3, Late: 1, Crashes: 2, With: KeepPod | Cooling | LogLoss | FromShared},
+			Config{Addresses: 1, Sandboxes: 3, Late: 1, Crashes: 2, With: KeepClaim | Cooling | LogLoss | FromShared},
+			Config{Addresses: 1, Sandboxes: 2, Late: 2, Crashes: 1, With: KeepClaim | Import},
 		)
 	}
 	for _, c := range sizes {
-		t.Run(fmt.Sprintf("%d-%d-%d-%d", c.Addresses, c.Sandboxes, c.Late, c.Crashes), func(t *testing.T) {
+		t.Run(c.name(), func(t *testing.T) {
+			beside(t)
 			begin := time.Now()
-			r, err := Check(c, 40_000_000)
+			r, err := Check(c, 60_000_000)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -58,60 +103,6 @@ func TestProtocolHolds(t *testing.T) {
 			if !r.Complete {
 				t.Error("not all states were seen")
 			}
-		})
-	}
-}
-
-func TestEachGuardIsNeeded(t *testing.T) {
-	type guardCase struct {
-		without Guard
-		crashes int
-		want    Kind
-	}
-	cases := []guardCase{
-		{ClaimNeedsShared, 0, Duplicate},
-		{SharedIsFinal, 0, Duplicate},
-		{ReturnNeedsNoHeld, 0, Duplicate},
-		{ReturnNeedsNoUse, 0, Unprotected},
-		{DemoteNeedsClaims, 0, Unprotected},
-		{DeleteUID, 0, Unprotected},
-		{DeleteVersion, 0, Unprotected},
-		{TouchClaim, 0, Unprotected},
-		{TouchCancel, 0, Unprotected},
-		{LogBeforeReply, 0, Unprotected},
-		{ValidateReturn, 1, Unprotected},
-		{OwnerCollects, 0, Unprotected},
-		{FenceOnlyDead, 0, Unprotected},
-		{ReturningIsClosed, 0, Unprotected},
-		{EpochCounts, 1, Unprotected},
-		{RealOwner, 0, Unprotected},
-		// Redundant: before a block is deleted, "returning" is in the log, and
-		// a block that is not in the log has no DELETE on its way. The touch
-		// stays, since it costs one request for each lost reply.
-		{TouchBlock, 0, None},
-	}
-	if long(t) {
-		cases = append(cases, guardCase{TouchBlock, 1, None})
-	}
-	for _, tc := range cases {
-		t.Run(strings.ReplaceAll(tc.without.String(), " ", "-"), func(t *testing.T) {
-			c := Config{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: tc.crashes, Without: tc.without}
-			begin := time.Now()
-			r, err := Check(c, 10_000_000)
-			if err != nil {
-				t.Fatal(err)
-			}
-			report(t, c, r, begin)
-			if r.Violation != tc.want {
-				t.Fatalf("%s, want %s:\n%s", r.Violation, tc.want, strings.Join(r.Story, "\n"))
-			}
-			if tc.want == None && !r.Complete {
-				t.Error("not all states were seen")
-			}
-			if len(r.Story) != 0 && len(r.Story) != r.Depth {
-				t.Errorf("the story has %d lines of %d:\n%s", len(r.Story), r.Depth, strings.Join(r.Story, "\n"))
-			}
-			t.Log("\n" + strings.Join(r.Story, "\n"))
 		})
 	}
 }
@@ -143,20 +134,28 @@ func TestNothingIsStuck(t *testing.T) {
 	// The controller's requests need a place among the late ones, so no crash
 	// without one.
 	sizes := []Config{
-		{Addresses: 1, Sandboxes: 2, Late: 0, Crashes: 0},
+		{Addresses: 1, Sandboxes: 2},
 		{Addresses: 1, Sandboxes: 1, Late: 1, Crashes: 1},
+		{Addresses: 1, Sandboxes: 2, Late: 1, With: Cooling | FromShared},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: LogLoss | FromShared},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: Import},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: KeepPod | FromShared},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: KeepClaim | FromShared},
 	}
 	if long(t) {
 		sizes = append(
 			sizes,
 			Config{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1},
-			Config{Addresses: 2, Sandboxes: 2, Late: 0, Crashes: 0},
+			Config{Addresses: 2, Sandboxes: 2},
 			Config{Addresses: 1, Sandboxes: 1, Late: 2, Crashes: 2},
+			Config{Addresses: 1, Sandboxes: 1, Late: 1, Crashes: 1, With: Cooling | LogLoss},
+			Config{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: Import | Cooling | LogLoss},
 		)
 	}
 	for _, c := range sizes {
 		for goal, name := range map[Goal]string{Clean: "clean", Served: "served"} {
-			t.Run(fmt.Sprintf("%s-%d-%d-%d-%d", name, c.Addresses, c.Sandboxes, c.Late, c.Crashes), func(t *testing.T) {
+			t.Run(name+"-"+c.name(), func(t *testing.T) {
+				beside(t)
 				begin := time.Now()
 				r, stuck, err := Reach(c, goal, 10_000_000)
 				if err != nil {
@@ -171,63 +170,66 @@ func TestNothingIsStuck(t *testing.T) {
 	}
 }
 
+// Everything at once is too much for every state, but not for walks.
 func TestRandomWalks(t *testing.T) {
-	walks, seed := 20_000, uint64(1)
+	beside(t)
+	walks, seed := 7_000, uint64(1)
 	if long(t) {
 		walks, seed = 800_000, uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d", seed)
-	c := Config{Addresses: 2, Sandboxes: 3, Late: 2, Crashes: 7}
-	begin := time.Now()
-	r, err := Walk(c, seed, walks, 100)
-	if err != nil {
-		t.Fatal(err)
-	}
-	report(t, c, r, begin)
-	if r.Violation != None {
-		t.Errorf("%s with seed %d:\n%s", r.Violation, seed, strings.Join(r.Story, "\n"))
-	}
-}
-
-// A walk is worth nothing if it never meets what it looks for.
-func TestRandomWalksFindViolations(t *testing.T) {
-	for g := ClaimNeedsShared; g <= RealOwner; g++ {
-		if g == TouchBlock {
-			continue
-		}
-		c := Config{Addresses: 2, Sandboxes: 3, Late: 2, Crashes: 7, Without: g}
+	for _, with := range []Feature{
+		0, Cooling | LogLoss, Cooling | LogLoss | Import | KeepPod, Cooling | LogLoss | FromShared | KeepClaim,
+	} {
+		c := Config{Addresses: 2, Sandboxes: 3, Late: 2, Crashes: 7, With: with}
 		begin := time.Now()
-		r, err := Walk(c, 1, 30_000, 100)
+		r, err := Walk(c, seed, walks, 100)
 		if err != nil {
 			t.Fatal(err)
 		}
 		report(t, c, r, begin)
-		if r.Violation == None {
-			t.Errorf("without %q: nothing found in %d steps", g, r.Steps)
+		if r.Violation != None {
+			t.Errorf("%s: %s with seed %d:\n%s", c.name(), r.Violation, seed, strings.Join(r.Story, "\n"))
 		}
 	}
 }
 
 // Every state that a walk meets is the same after packing, and so is its form.
 func TestPack(t *testing.T) {
-	for g := Whole; g <= RealOwner; g++ {
-		c := Config{Addresses: 2, Sandboxes: 3, Late: 2, Crashes: 7, Without: g}
-		x := &expander{c: &c}
-		s := c.initial()
-		for i := range 5000 {
-			steps := x.from(&s)
-			s = steps[(i*7+i/3)%len(steps)].to
-			back := unpack(s.pack())
-			if back != s {
-				t.Fatalf("step %d:\n%+v comes back as\n%+v", i, s, back)
-			}
-			if back.normal(&c); back != s {
-				t.Fatalf("step %d: %+v has the normal form %+v", i, s, back)
-			}
-			if s.crashes == maxCrash {
-				s = c.initial()
-			}
+	t.Parallel()
+	for _, with := range []Feature{0, Cooling | LogLoss | Import | KeepPod, Cooling | LogLoss | FromShared | KeepClaim} {
+		for g := Whole; g <= lastGuard; g++ {
+			walkPacked(t, Config{Addresses: 2, Sandboxes: 3, Late: 2, Crashes: 7, With: with, Without: g})
 		}
+	}
+}
+
+func walkPacked(t *testing.T, c Config) {
+	t.Helper()
+	x := &expander{c: &c}
+	s := c.initial()
+	for i := range 5000 {
+		steps := x.from(&s)
+		s = steps[(i*7+i/3)%len(steps)].to
+		back := unpack(s.pack())
+		if back != s {
+			t.Fatalf("step %d:\n%+v comes back as\n%+v", i, s, back)
+		}
+		if back.normal(&c); back != s {
+			t.Fatalf("step %d: %+v has the normal form %+v", i, s, back)
+		}
+		if s.crashes == maxCrash {
+			s = c.initial()
+		}
+	}
+}
+
+// The packed form must have room for the widest state.
+func TestPackFits(t *testing.T) {
+	var p packer
+	(&state{}).packInto(&p)
+	if p.at > 128 {
+		t.Errorf("%d bits", p.at)
 	}
 }
 
@@ -242,7 +244,9 @@ func TestConfigCheck(t *testing.T) {
 		{Addresses: 1, Sandboxes: 4},
 		{Addresses: 1, Sandboxes: 1, Late: 3},
 		{Addresses: 1, Sandboxes: 1, Crashes: 8},
-		{Addresses: 1, Sandboxes: 1, Without: RealOwner + 1},
+		{Addresses: 1, Sandboxes: 1, Without: lastGuard + 1},
+		{Addresses: 1, Sandboxes: 1, With: KeepPod | KeepClaim},
+		{Addresses: 1, Sandboxes: 1, With: everyFeature + 1},
 	} {
 		if _, err := Check(bad, 10); err == nil {
 			t.Errorf("%+v is accepted by Check", bad)

@@ -26,7 +26,7 @@ func (g Goal) met(s *state) bool {
 			return false
 		}
 	}
-	return s.block.mode != leased && !s.claims[0].has && !s.claims[1].has
+	return s.block.mode != leased && s.claims[0].mode == noClaim && s.claims[1].mode == noClaim
 }
 
 // Reach looks at every state of c and counts those from which the goal can't

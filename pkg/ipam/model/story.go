@@ -29,7 +29,11 @@ func (e edge) String() string {
 	case evCancel:
 		return node + ": cancels the return without a touch"
 	case evLearn:
-		return node + ": reads that the block is Shared"
+		return node + ": reads the block"
+	case evGone:
+		return fmt.Sprintf("%s: sees that %s is gone and logs the release", node, sandbox)
+	case evScan:
+		return fmt.Sprintf("%s: finds no record of %s in the log", node, address)
 	case evSend:
 		return fmt.Sprintf("%s: sends %s", node, e.request)
 	case evApply:
@@ -47,8 +51,9 @@ func (e edge) String() string {
 		return fmt.Sprintf("API: never sees %s of %s", e.request, node)
 	}
 	return node + ": " + map[event]string{
-		evKill: "the agent is killed", evStart: "the agent starts and validates its log",
-		evPowerOff: "loses power", evPowerOn: "has power again, in a new epoch",
+		evKill: "the agent is killed", evStart: "the agent starts with its log",
+		evPowerOff: "loses power", evPowerOn: "has power again, in a new boot",
+		evLoseLog: "the agent loses its log and gets a new one",
 	}[e.what]
 }
 
@@ -64,7 +69,7 @@ func (r request) String() string {
 	case touchBlock:
 		return "touch of the block"
 	case takeBlock:
-		return "UPDATE block to the new epoch"
+		return "UPDATE block to the present boot"
 	case deleteBlock:
 		return "DELETE block"
 	case createClaim:
@@ -73,6 +78,12 @@ func (r request) String() string {
 		return fmt.Sprintf("touch of claim .%d", r.addr)
 	case deleteClaim:
 		return fmt.Sprintf("DELETE claim of .%d", r.addr)
+	case takeClaim:
+		return fmt.Sprintf("UPDATE claim of .%d to sandbox %d", r.addr, r.box)
+	case coolClaim:
+		return fmt.Sprintf("UPDATE claim of .%d to Cooling", r.addr)
+	case keepClaim:
+		return fmt.Sprintf("UPDATE claim of .%d to Kept", r.addr)
 	}
 	return "nothing"
 }

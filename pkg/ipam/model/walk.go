@@ -22,7 +22,7 @@ func Walk(c Config, seed uint64, walks, length int) (Result, error) {
 			s = e.to
 			result.Steps++
 			result.Depth = max(result.Depth, len(taken))
-			if kind := s.broken(); kind != None {
+			if kind := s.broken(&c); kind != None {
 				result.Violation = kind
 				for _, e := range taken {
 					result.Story = append(result.Story, e.String())
@@ -42,7 +42,7 @@ func pick(random *rand.Rand, steps []edge) edge {
 		e := steps[random.IntN(len(steps))]
 		odds := 1
 		switch e.what {
-		case evKill, evPowerOff:
+		case evKill, evPowerOff, evLoseLog:
 			odds = 15
 		case evDel, evFail, evTimeout, evDrop:
 			odds = 4
