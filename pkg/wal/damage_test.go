@@ -85,7 +85,7 @@ func padded(data []byte) []byte { return append(bytes.Clone(data), make([]byte, 
 // TestChangedByte: whichever byte of a closed log changes, no synced record is
 // lost without an error.
 func TestChangedByte(t *testing.T) {
-	img := newImage("first", strings.Repeat("s", 700), "", string(make([]byte, 600)), "last")
+	img := newImage("first", strings.Repeat("s", 700), "", string(make([]byte, 1500)), "last")
 	refused := 0
 	for at := range img.data {
 		for _, value := range []byte{0, 1, 0x80, 0xff, ^img.data[at]} {
@@ -228,6 +228,56 @@ func TestDamagedFolder(t *testing.T) {
 			t.Errorf("%s: files changed: %s", c.name, diff)
 		}
 	}
+}
+
+// TestSegmentsInARow: a snapshot that could not be stored leaves several; only
+// the last that was begun may be torn, and none may be missing.
+func TestSegmentsInARow(t *testing.T) {
+	first, second := newImage("a", "b"), newImage()
+	second.data = append(fileHeader(segmentMagic, 3, 0), seal(appendRecord(make([]byte, headerSize), []byte("c")), 3, 1, headerSize)...)
+	for _, c := range []struct {
+		name  string
+		files map[uint64][]byte
+		want  state
+		bad   string
+	}{
+		{"both whole", map[uint64][]byte{1: first.data, 3: second.data}, state{Records: []string{"a", "b", "c"}}, ""},
+		{"the second is torn", map[uint64][]byte{1: first.data, 3: second.data[:68]}, state{Records: []string{"a", "b"}, Torn: 33}, ""},
+		{"the second isn't begun", map[uint64][]byte{1: first.data[:70], 3: make([]byte, 999), 4: nil}, state{Records: []string{"a"}, Torn: 0}, ""},
+		{"the first is torn after its records", map[uint64][]byte{1: append(bytes.Clone(first.data), frameHead(3)...), 3: second.data}, state{}, segmentName(3)},
+		{"the first is short", map[uint64][]byte{1: first.data[:96], 3: second.data}, state{}, segmentName(3)},
+		{"the first is missing", map[uint64][]byte{3: second.data}, state{}, segmentName(3)},
+	} {
+		o := Options{Dir: t.TempDir(), Reserve: 4096}
+		for n, data := range c.files {
+			must(t, os.WriteFile(filepath.Join(o.Dir, segmentName(n)), data, 0o600))
+		}
+		l, r, err := Open(o)
+		if c.bad != "" {
+			if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), c.bad) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		put(t, l, "next")
+		compact(t, l, "all")
+		must(t, l.Close())
+		if diff := cmp.Diff(c.want, stateOf(r)); diff != "" {
+			t.Errorf("%s: %s", c.name, diff)
+		}
+		if n := len(files(t, o.Dir)); n != 3 {
+			t.Errorf("%s: %v are left after a snapshot", c.name, files(t, o.Dir))
+		}
+	}
+}
+
+// frameHead is the begin of a frame whose rest is missing.
+func frameHead(number uint64) []byte {
+	return seal(appendRecord(make([]byte, headerSize), []byte("torn")), number, 1, 0)[:headerSize]
 }
 
 func overwrite(dir string, first uint64, at int64, data []byte) error {
