@@ -85,7 +85,17 @@ func padded(data []byte) []byte { return append(bytes.Clone(data), make([]byte, 
 // TestChangedByte: whichever byte of a closed log changes, no synced record is
 // lost without an error.
 func TestChangedByte(t *testing.T) {
-	img := newImage("first", strings.Repeat("s", 700), "", string(make([]byte, 1500)), "last")
+	for _, records := range [][]string{
+		{"first", strings.Repeat("s", 700), "", "last"},
+		{"zeros at the end", string(make([]byte, 1500))},
+		{"zeros in the middle", "a" + string(make([]byte, 1500)) + "b"},
+	} {
+		changeEachByte(t, newImage(records...))
+	}
+}
+
+func changeEachByte(t *testing.T, img image) {
+	t.Helper()
 	refused := 0
 	for at := range img.data {
 		for _, value := range []byte{0, 1, 0x80, 0xff, ^img.data[at]} {
@@ -246,6 +256,8 @@ func TestSegmentsInARow(t *testing.T) {
 		{"the second isn't begun", map[uint64][]byte{1: first.data[:70], 3: make([]byte, 999), 4: nil}, state{Records: []string{"a"}, Torn: 0}, ""},
 		{"the first is torn after its records", map[uint64][]byte{1: append(bytes.Clone(first.data), frameHead(3)...), 3: second.data}, state{}, segmentName(3)},
 		{"the first is short", map[uint64][]byte{1: first.data[:96], 3: second.data}, state{}, segmentName(3)},
+		{"the first has no header's end", map[uint64][]byte{1: first.data[:20], 3: second.data}, state{}, segmentName(1)},
+		{"an empty one comes late", map[uint64][]byte{1: first.data, 4: fileHeader(segmentMagic, 4, 0)}, state{}, segmentName(4)},
 		{"the first is missing", map[uint64][]byte{3: second.data}, state{}, segmentName(3)},
 	} {
 		o := Options{Dir: t.TempDir(), Reserve: 4096}
