@@ -32,7 +32,7 @@ func newImage(records ...string) image {
 	return img
 }
 
-// load is what a log with that only segment has; one in 50 is really opened.
+// load is what a log with that only segment has; one in 200 is really opened.
 func load(t *testing.T, data []byte, n int) (state, error) {
 	t.Helper()
 	var found segments
@@ -40,7 +40,7 @@ func load(t *testing.T, data []byte, n int) (state, error) {
 	if isZero(data) {
 		err = nil // not begun
 	}
-	if n%50 == 0 {
+	if n%200 == 0 {
 		got, openErr := loadFile(t, data)
 		if want := stateOf(Recovered{Records: found.records, Torn: found.torn}); (err == nil) != (openErr == nil) || err == nil && !cmp.Equal(want, got) {
 			t.Errorf("read %v %v, opened %v %v", want, err, got, openErr)
