@@ -82,7 +82,7 @@ const (
 	createShared
 	toShared
 	touchBlock
-	takeBlock // UPDATE of the epoch, by the node whose block it was
+	takeBlock // UPDATE of the boot, by the node whose block it was
 	deleteBlock
 	createClaim
 	touchClaim
