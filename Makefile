@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help build image demo test unit fault e2e bench lint fmt packages tools clean FORCE
+.PHONY: help build generate image demo test unit fault e2e bench lint fmt packages tools clean FORCE
 
 export CGO_ENABLED := 0
 GO ?= go
@@ -28,6 +28,14 @@ help: ## this list
 
 build: ## bin/meta-cni and bin/meta-cnid, static
 	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(BIN)/ ./cmd/...
+
+generate: ## deep copies of pkg/api, deployments/crds, the CRDs in the manifest
+	@$(TOOLS) codegen
+	gen="$$($(TOOLS) print-codegen-dir)/controller-gen"
+	"$$gen" object paths=./pkg/api/...
+	rm -f deployments/crds/*.yaml
+	"$$gen" crd paths=./pkg/api/... output:crd:dir=deployments/crds
+	$(GO) test -count=1 -run '^(TestGenerated|TestManifestHasTheCRDs)$$' ./pkg/api/v1alpha1 ./deployments -update
 
 image: ## bin/meta-cni-ARCH.tar, an OCI image for `ctr images import` (ARCH=amd64|arm64)
 	$(GO) run ./images/build -arch $(ARCH) -o $(BIN)/meta-cni-$(ARCH).tar
@@ -71,6 +79,13 @@ lint: ## linters, formatting, tidy go.mod, vet of every build tag
 	echo "== gofmt"
 	out="$$(git ls-files -z --cached --others --exclude-standard '*.go' | xargs -0 -r ls 2>/dev/null | xargs -r gofmt -l)"
 	if test -n "$$out"; then echo "not formatted (make fmt):" >&2; echo "$$out" >&2; exit 1; fi
+	echo "== generated files"
+	$(TOOLS) codegen
+	gen="$$($(TOOLS) print-codegen-dir)/controller-gen"
+	tmp="$$(mktemp -d)"; trap 'rm -rf "$$tmp"' EXIT
+	"$$gen" object crd paths=./pkg/api/... output:object:dir="$$tmp" output:crd:dir="$$tmp/crds"
+	diff -u pkg/api/v1alpha1/zz_generated.deepcopy.go "$$tmp/zz_generated.deepcopy.go"
+	diff -ur deployments/crds "$$tmp/crds"
 	echo "== go mod tidy"
 	$(GO) mod tidy -diff
 	echo "== go vet with e2e and failpoint"

@@ -2,8 +2,10 @@ package deployments
 
 import (
 	"errors"
+	"flag"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -19,10 +21,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 
+	"github.com/meta-cni/meta-cni/pkg/api/v1alpha1"
 	"github.com/meta-cni/meta-cni/pkg/config"
 )
 
 const manifest = "meta-cni.yaml"
+
+var update = flag.Bool("update", false, "write the CRDs into the manifest; `make generate` does it")
 
 // load decodes every document of the manifest; an unknown key or a duplicate
 // one is an error, as it is for the API server.
@@ -78,10 +83,11 @@ func TestManifestKinds(t *testing.T) {
 	for _, object := range load(t) {
 		got = append(got, object.GetObjectKind().GroupVersionKind().Kind)
 	}
-	want := []string{
-		"Namespace", "CustomResourceDefinition", "ServiceAccount",
-		"ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet",
-	}
+	want := slices.Concat(
+		[]string{"Namespace"},
+		slices.Repeat([]string{"CustomResourceDefinition"}, 6),
+		[]string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ConfigMap", "DaemonSet"},
+	)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("kinds (-want +got):\n%s", diff)
 	}
@@ -107,14 +113,65 @@ func TestConfigMap(t *testing.T) {
 	}
 }
 
-// TestCRD: the names that kubectl and clients use.
-func TestCRD(t *testing.T) {
-	crd := only[*apiextensionsv1.CustomResourceDefinition](t)
-	if crd.Name != crd.Spec.Names.Plural+"."+crd.Spec.Group {
-		t.Errorf("name %q doesn't fit %s in %s", crd.Name, crd.Spec.Names.Plural, crd.Spec.Group)
+// TestCRDs: the names that kubectl and clients use.
+func TestCRDs(t *testing.T) {
+	short := map[string][]string{}
+	for _, object := range load(t) {
+		crd, ok := object.(*apiextensionsv1.CustomResourceDefinition)
+		if !ok {
+			continue
+		}
+		if crd.Name != crd.Spec.Names.Plural+"."+crd.Spec.Group {
+			t.Errorf("name %q doesn't fit %s in %s", crd.Name, crd.Spec.Names.Plural, crd.Spec.Group)
+		}
+		short[crd.Spec.Names.Plural] = crd.Spec.Names.ShortNames
 	}
-	if diff := cmp.Diff([]string{"net-attach-def", "nad"}, crd.Spec.Names.ShortNames); diff != "" {
+	want := map[string][]string{
+		"network-attachment-definitions": {"net-attach-def", "nad"},
+		"addressspaces":                  {"mspace"},
+		"ippools":                        {"mpool"},
+		"ipblocks":                       {"mblock"},
+		"ipclaims":                       {"mclaim"},
+		"nodeipams":                      {"mnode"},
+	}
+	if diff := cmp.Diff(want, short); diff != "" {
 		t.Errorf("short names (-want +got):\n%s", diff)
+	}
+}
+
+// TestManifestHasTheCRDs: the manifest is complete, so that it is the one file
+// to apply.
+func TestManifestHasTheCRDs(t *testing.T) {
+	files, err := filepath.Glob("crds/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d files in crds, %v", len(files), err)
+	}
+	var crds strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		crds.Write(text)
+	}
+	text, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const begin, end = "# BEGIN crds\n", "# END crds\n"
+	before, rest, _ := strings.Cut(string(text), begin)
+	got, after, found := strings.Cut(rest, end)
+	if !found {
+		t.Fatalf("%s lacks the lines %q and %q", manifest, begin, end)
+	}
+	if *update {
+		got = crds.String()
+		if err := os.WriteFile(manifest, []byte(before+begin+got+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(crds.String(), got); diff != "" {
+		t.Errorf("run `make generate` (-crds +manifest):\n%s", diff)
 	}
 }
 
@@ -125,14 +182,33 @@ func TestRights(t *testing.T) {
 		{APIGroups: []string{""}, Resources: []string{"pods/status"}, Verbs: []string{"patch"}},
 		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create"}},
 		{APIGroups: []string{"k8s.cni.cncf.io"}, Resources: []string{"network-attachment-definitions"}, Verbs: []string{"get", "list", "watch"}},
+		{APIGroups: []string{"meta-cni.io"}, Resources: []string{"ippools"}, Verbs: []string{"get", "list", "watch", "create"}},
+		{APIGroups: []string{"meta-cni.io"}, Resources: []string{"addressspaces"}, Verbs: []string{"get", "create"}},
+		{APIGroups: []string{""}, Resources: []string{"nodes", "namespaces"}, Verbs: []string{"get", "list", "watch"}},
 	}
 	if diff := cmp.Diff(want, only[*rbacv1.ClusterRole](t).Rules); diff != "" {
 		t.Errorf("rules (-want +got):\n%s", diff)
 	}
-	binding, account := only[*rbacv1.ClusterRoleBinding](t), only[*corev1.ServiceAccount](t)
+	role := only[*rbacv1.Role](t)
+	inNamespace := []rbacv1.PolicyRule{
+		{APIGroups: []string{"meta-cni.io"}, Resources: []string{"ipblocks"}, Verbs: []string{"get", "list", "create", "update", "delete"}},
+		{APIGroups: []string{"meta-cni.io"}, Resources: []string{"ipblocks/status"}, Verbs: []string{"patch"}},
+		{APIGroups: []string{"meta-cni.io"}, Resources: []string{"ipclaims"}, Verbs: []string{"get", "list", "watch", "create", "update", "delete"}},
+		{APIGroups: []string{"meta-cni.io"}, Resources: []string{"nodeipams"}, Verbs: []string{"get", "list", "watch", "create", "patch"}},
+		{APIGroups: []string{"meta-cni.io"}, Resources: []string{"nodeipams/status"}, Verbs: []string{"patch"}},
+	}
+	if diff := cmp.Diff(inNamespace, role.Rules); diff != "" {
+		t.Errorf("rules in the namespace (-want +got):\n%s", diff)
+	}
+	if role.Namespace != v1alpha1.Namespace {
+		t.Errorf("the role is in namespace %q, the objects in %q", role.Namespace, v1alpha1.Namespace)
+	}
+	account := only[*corev1.ServiceAccount](t)
 	subject := rbacv1.Subject{Kind: "ServiceAccount", Name: account.Name, Namespace: account.Namespace}
-	if diff := cmp.Diff([]rbacv1.Subject{subject}, binding.Subjects); diff != "" {
-		t.Errorf("subjects (-want +got):\n%s", diff)
+	for _, subjects := range [][]rbacv1.Subject{only[*rbacv1.ClusterRoleBinding](t).Subjects, only[*rbacv1.RoleBinding](t).Subjects} {
+		if diff := cmp.Diff([]rbacv1.Subject{subject}, subjects); diff != "" {
+			t.Errorf("subjects (-want +got):\n%s", diff)
+		}
 	}
 	if got := only[*appsv1.DaemonSet](t).Spec.Template.Spec.ServiceAccountName; got != account.Name {
 		t.Errorf("the DaemonSet runs as %q", got)
