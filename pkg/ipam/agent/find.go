@@ -115,8 +115,9 @@ func (a *Agent) fromBlocks(t *task, sp ipam.Space, rg ipam.Range) (place, bool) 
 			}
 			continue
 		}
-		if addr, cooled, ok := b.block.Next(rg.Usable, now, skip); ok && (!best.IsValid() || cooled < since) {
-			best, from, since = addr, b, cooled
+		addr, free, ok := b.block.Next(rg.Usable, now, skip)
+		if free = max(free, b.since); ok && (!best.IsValid() || free < since) {
+			best, from, since = addr, b, free
 		}
 	}
 	if from == nil {

@@ -46,6 +46,8 @@ type held struct {
 	// suspect: addresses that were not yet used by us are asked for first.
 	suspect bool
 	block   *block.Block
+	// since is when we got it: its addresses weren't free for us before.
+	since block.Tick
 	// What the log doesn't say:
 	asked map[netip.Addr]bool          // suspect addresses that nobody answered for
 	avoid map[netip.Addr]time.Duration // somebody answered for them; until when they rest
@@ -84,7 +86,7 @@ func (s *state) apply(e entry, now time.Duration) error {
 	case opSpace:
 		s.spaces[e.Space.Name] = *e.Space
 	case opReady:
-		return s.ready(*e.Block, *e.Version, e.Suspect)
+		return s.ready(*e.Block, *e.Version, e.Suspect, now)
 	case opReturning:
 		if b := s.blocks[*e.Block]; b != nil {
 			b.stage = stageReturning
@@ -120,7 +122,7 @@ func (s *state) live(n ipam.Node, now time.Duration) {
 	if !reboot {
 		return
 	}
-	for key := range s.records {
+	for _, key := range sortedBy(s.records, ipam.Key.String) {
 		s.drop(key, now)
 	}
 	clear(s.intents)
@@ -129,14 +131,14 @@ func (s *state) live(n ipam.Node, now time.Duration) {
 	}
 }
 
-func (s *state) ready(ref ipam.BlockRef, v ipam.Version, suspect bool) error {
+func (s *state) ready(ref ipam.BlockRef, v ipam.Version, suspect bool, now time.Duration) error {
 	b := s.blocks[ref]
 	if b == nil {
 		fresh, err := block.New(ref.Prefix, ticks(s.cooldown(ref.Space)))
 		if err != nil {
 			return err
 		}
-		b = &held{ref: ref, block: fresh}
+		b = &held{ref: ref, block: fresh, since: ticks(now)}
 		s.blocks[ref] = b
 		s.bySpace[ref.Space] = append(s.bySpace[ref.Space], b)
 	}
@@ -360,7 +362,7 @@ func decodeState(data []byte, now time.Duration) (*state, error) {
 		if err != nil {
 			return nil, fmt.Errorf("IPAM log: block %s: %w", b.Ref, err)
 		}
-		kept := &held{ref: b.Ref, stage: b.Stage, version: b.Version, suspect: b.Suspect, block: decoded, dirty: true}
+		kept := &held{ref: b.Ref, stage: b.Stage, version: b.Version, suspect: b.Suspect, block: decoded, since: ticks(now), dirty: true}
 		s.blocks[b.Ref] = kept
 		s.bySpace[b.Ref.Space] = append(s.bySpace[b.Ref.Space], kept)
 	}
