@@ -322,7 +322,7 @@ func (s *sim) replayOne(m *machine) {
 	if !bytes.Equal(unversioned(before), unversioned(after)) {
 		s.t.Fatalf("replayed (-was +is):\n%s\n%s", cmp.Diff(parsed(s.t, before), parsed(s.t, after)), lines(s.last))
 	}
-	if s.chaos.IntN(3) == 0 {
+	if len(m.disk.records) > 60 {
 		m.mu.Lock()
 		data, err := m.state.encode(s.now)
 		if err == nil {
@@ -431,7 +431,7 @@ func sum(m map[string]int) (n int) {
 }
 
 func TestSimulation(t *testing.T) {
-	ops, rounds := 4000, 25
+	ops, rounds := 4000, 16
 	if n := soakOps(); n > 0 {
 		ops, rounds = 20_000, n/20_000
 	}
