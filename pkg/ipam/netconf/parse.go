@@ -208,22 +208,28 @@ func (c *Config) readSources(Input) error {
 	return nil
 }
 
-// limitOldVersions: results before CNI 0.3.0 have one address a family.
+// limitOldVersions: results before CNI 0.3.0 have one address a family; like
+// Whereabouts, it counts those that were named.
 func (c *Config) limitOldVersions(Input) error {
-	if c.CNIVersion != "0.1.0" && c.CNIVersion != "0.2.0" {
-		return nil
+	count := c.fixedCount()
+	for _, a := range c.asked {
+		count[a.addr.BitLen()]++
 	}
+	if c.oldVersion() && (count[32] > 1 || count[128] > 1) {
+		return fmt.Errorf("cniVersion %s has no more than one address a family; write 0.3.1 or later", c.CNIVersion)
+	}
+	return nil
+}
+
+func (c *Config) oldVersion() bool { return c.CNIVersion == "0.1.0" || c.CNIVersion == "0.2.0" }
+
+// fixedCount counts the fixed addresses by the length of their family.
+func (c *Config) fixedCount() map[int]int {
 	count := map[int]int{}
 	for _, f := range c.fixed {
 		count[f.Prefix.Addr().BitLen()]++
 	}
-	for _, a := range c.asked {
-		count[a.addr.BitLen()]++
-	}
-	if count[32] > 1 || count[128] > 1 {
-		return fmt.Errorf("cniVersion %s has no more than one address a family; write 0.3.1 or later", c.CNIVersion)
-	}
-	return nil
+	return count
 }
 
 // refusal is an error that wraps ipam.ErrInvalid without its words.

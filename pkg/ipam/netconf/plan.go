@@ -55,8 +55,20 @@ func (c Config) Plan(pools []ipam.Pool) (Plan, error) {
 	for _, o := range offers {
 		p.Request.Wants = append(p.Request.Wants, c.want(o))
 	}
+	c.noteOldVersion(p.Request.Wants)
 	p.Fixed, p.Notes = c.fixed, c.notes
 	return p, nil
+}
+
+// noteOldVersion notes the addresses that a result before CNI 0.3.0 can't tell.
+func (c *Config) noteOldVersion(wants []ipam.Want) {
+	count := c.fixedCount()
+	for _, w := range wants {
+		count[w.Ranges[0].Usable.Ranges()[0].First().BitLen()]++
+	}
+	if c.oldVersion() && (count[32] > 1 || count[128] > 1) {
+		c.note("cniVersion %s: the result has the first address of a family alone, the others are lost; write 0.3.1 or later", c.CNIVersion)
+	}
 }
 
 // ownOffers are one for each range, or with first_available one a family.

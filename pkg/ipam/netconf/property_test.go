@@ -67,7 +67,7 @@ func rangeInvariants(w ipam.Want, r ipam.Range) error {
 func genRange(t *rapid.T) map[string]any {
 	v6 := rapid.Bool().Draw(t, "v6")
 	host := rapid.IntRange(2, 6).Draw(t, "host bits")
-	base, bits := netip.AddrFrom4([4]byte{10, 0, byte(rapid.IntRange(0, 2).Draw(t, "subnet")), byte(rapid.Uint8().Draw(t, "host"))}), 32-host
+	base, bits := netip.AddrFrom4([4]byte{10, 0, byte(rapid.IntRange(0, 2).Draw(t, "subnet")), rapid.Uint8().Draw(t, "host")}), 32-host
 	if v6 {
 		var b [16]byte
 		copy(b[:], []byte{0x20, 1, 0xd, 0xb8})

@@ -202,3 +202,18 @@ func unplaced(a ask, offers []offer) error {
 	}
 	return fmt.Errorf("%s: %s is in no range of the network: %s", a.source, a.addr, strings.Join(texts, ", "))
 }
+
+// Allocates says whether an ADD allocates anything: not if all addresses are
+// fixed.
+func (c Config) Allocates() bool { return c.Match || len(c.ranges) > 0 || len(c.PoolNames) > 0 }
+
+// Untracked says whether the result may have addr without an allocation.
+func (c Config) Untracked(addr netip.Addr) bool {
+	if c.fixedSet().Contains(addr) {
+		return true
+	}
+	inRange := slices.ContainsFunc(c.ranges, func(r candidate) bool { return r.takes(addr) })
+	return c.Type == Whereabouts && !inRange && slices.ContainsFunc(c.asked, func(a ask) bool {
+		return a.addr == addr && a.source == argIP
+	})
+}
