@@ -51,7 +51,7 @@ type Options struct {
 	Alive func(owner ipam.Owner, netns string) bool
 	// Alarm is told what an operator must see; it doesn't wait.
 	Alarm func(Alarm)
-	// Clock is monotonic; nil is the time since the start.
+	// Clock is the time since the boot (CLOCK_BOOTTIME).
 	Clock func() time.Duration
 	// Asked rings when others may have asked for a block; nil: it is looked up
 	// every few seconds.
@@ -113,10 +113,6 @@ const claimsAtOnce = 2
 // Open makes an agent of what the log recovered. Nothing is read of the store
 // before Run or the first request.
 func Open(log Log, recovered wal.Recovered, o Options) (*Agent, error) {
-	begin := time.Now()
-	if o.Clock == nil {
-		o.Clock = func() time.Duration { return time.Since(begin) }
-	}
 	if o.Alive == nil {
 		o.Alive = func(ipam.Owner, string) bool { return true }
 	}
@@ -132,7 +128,7 @@ func Open(log Log, recovered wal.Recovered, o Options) (*Agent, error) {
 	if o.Node.Name == "" || o.Node.Boot == "" {
 		return nil, errors.New("IPAM: the node's name or boot ID is empty")
 	}
-	s, err := replay(recovered, o.Clock())
+	s, err := replay(recovered, o.Node.Boot)
 	if err != nil {
 		return nil, err
 	}
@@ -146,15 +142,21 @@ func Open(log Log, recovered wal.Recovered, o Options) (*Agent, error) {
 	return a, a.begin()
 }
 
-func replay(recovered wal.Recovered, now time.Duration) (*state, error) {
-	s, err := decodeState(recovered.Snapshot, now)
+// replay comes to the state that the log tells. What happened in another boot
+// counts as of this boot's begin.
+func replay(recovered wal.Recovered, boot string) (*state, error) {
+	s, err := decodeState(recovered.Snapshot, boot)
 	if err != nil {
 		return nil, err
 	}
 	for _, data := range recovered.Records {
 		e, err := decode(data)
 		if err == nil {
-			err = s.apply(e, now)
+			at := e.At
+			if s.node.Boot != boot {
+				at = 0
+			}
+			err = s.apply(e, at)
 		}
 		if err != nil {
 			return nil, err
@@ -221,6 +223,7 @@ func (a *Agent) order(appendTo func([]byte) (Ticket, error), entries ...entry) (
 		return nil, a.failed
 	}
 	for _, e := range entries {
+		e.At = a.now()
 		data, err := e.encode()
 		if err != nil {
 			return nil, err
@@ -229,7 +232,7 @@ func (a *Agent) order(appendTo func([]byte) (Ticket, error), entries ...entry) (
 		if err != nil {
 			return nil, fmt.Errorf("%w: the IPAM's log can't be written: %w", ipam.ErrNotReady, err)
 		}
-		if err := a.state.apply(e, a.now()); err != nil {
+		if err := a.state.apply(e, e.At); err != nil {
 			a.failed = err
 			return nil, err
 		}

@@ -225,10 +225,20 @@ func (a *Agent) exactInBlock(t *task, sp ipam.Space, ref ipam.ClaimRef) (p place
 	return p, true, nil
 }
 
-// takeOver makes a Cooling or Kept claim that of t, by its version.
+// takeOver makes a Cooling or Kept claim that of t, by its version. As with a
+// new claim, the block must be Shared: a claim in a leased block is the rest of
+// a demotion that was cut short, and protects nobody from the block's node.
 func (a *Agent) takeOver(ctx context.Context, t *task, c ipam.Claim, rg ipam.Range) (place, error) {
 	t.tried[c.Ref] = true
-	if a.stillThere(c.Ref) {
+	sp, err := a.space(ctx, rg.Space)
+	if err != nil {
+		return place{}, err
+	}
+	shared, err := a.share(ctx, sp, sp.Grid.Block(c.Ref.Addr))
+	if err != nil {
+		return place{}, err
+	}
+	if !shared || a.stillThere(c.Ref) {
 		return place{}, errRefused
 	}
 	if err := a.intend(t, c.Ref); err != nil {

@@ -138,7 +138,10 @@ func (a *Agent) claimFor(ctx context.Context, c ipam.Claim) error {
 		made, err = a.opts.Store.GetClaim(ctx, c.Ref)
 		switch {
 		case err == nil && c.State == ipam.Cooling:
-			return nil // somebody has it, or it cools there already
+			return nil // it cools there already
+		case err == nil && made.State == ipam.Cooling && made.Node.Same(c.Node):
+			c.Version = made.Version // of one that had the address before
+			made, err = a.opts.Store.UpdateClaim(ctx, c)
 		case err == nil && (made.Owner.Key != c.Owner.Key || !made.Node.Same(c.Node)):
 			a.opts.Alarm(Alarm{Owner: c.Owner, Reason: "DuplicateAddress", Message: fmt.Sprintf(
 				"%s of space %s is used by this pod and by pod %s on node %s: delete one of them", c.Ref.Addr, c.Ref.Space, made.Owner.Pod(), made.Node.Name)})

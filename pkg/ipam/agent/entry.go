@@ -28,7 +28,9 @@ const (
 
 // entry is one record of the log, in JSON; which fields are set depends on Op.
 type entry struct {
-	Op      op             `json:"op"`
+	Op op `json:"op"`
+	// At is when it was ordered, by the clock of its boot.
+	At      time.Duration  `json:"at"`
 	Node    *ipam.Node     `json:"node,omitempty"`
 	Space   *ipam.Space    `json:"space,omitempty"`
 	Block   *ipam.BlockRef `json:"block,omitempty"`

@@ -300,22 +300,21 @@ func (s *sim) reboot(m *machine) {
 // replayOne restarts an agent that was not killed: what it reads from its log
 // is what it was.
 func (s *sim) replayOne(m *machine) {
-	far := time.Duration(1) << 60
 	m.mu.Lock()
 	for key := range m.state.intents { // they are dropped at a start
 		delete(m.state.intents, key)
 	}
-	before, err := m.state.encode(far)
+	before, err := m.state.encode(s.now)
 	m.mu.Unlock()
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	again, err := replay(m.disk.recovered(), s.now)
+	again, err := replay(m.disk.recovered(), m.Node().Boot)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	clear(again.intents)
-	after, err := again.encode(far)
+	after, err := again.encode(s.now)
 	if err != nil {
 		s.t.Fatal(err)
 	}

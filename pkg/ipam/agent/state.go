@@ -196,6 +196,7 @@ func (s *state) hold(key ipam.Key, ref ipam.ClaimRef, v ipam.Version) {
 		if r.Places[i].ref() == ref {
 			r.Places[i].Claim = &v
 			s.owners[ref] = key
+			delete(s.cooling, ref)
 		}
 	}
 }
@@ -281,7 +282,9 @@ func ticks(d time.Duration) block.Tick { return block.Tick(d.Milliseconds()) }
 
 // snapshot is the encoded state.
 type snapshot struct {
-	Node    ipam.Node          `json:"node"`
+	Node ipam.Node `json:"node"`
+	// At is when it was made, by the clock of its boot.
+	At      time.Duration      `json:"at"`
 	Spaces  []ipam.Space       `json:"spaces"`
 	Blocks  []snapshotBlock    `json:"blocks"`
 	Records []*record          `json:"records"`
@@ -306,7 +309,7 @@ type snapshotCoolings struct {
 
 // encode gives the state one form, whatever the order of its maps.
 func (s *state) encode(now time.Duration) ([]byte, error) {
-	out := snapshot{Node: s.node}
+	out := snapshot{Node: s.node, At: now}
 	for _, name := range sortedBy(s.spaces, func(n string) string { return n }) {
 		out.Spaces = append(out.Spaces, s.spaces[name])
 	}
@@ -343,8 +346,9 @@ func sortedBy[K comparable, V any](m map[K]V, text func(K) string) []K {
 	return keys
 }
 
-// decodeState is the reverse of encode; cool-downs begin anew at now.
-func decodeState(data []byte, now time.Duration) (*state, error) {
+// decodeState is the reverse of encode; cool-downs that were under way begin
+// anew at the time of the snapshot, or of the boot if that is another one.
+func decodeState(data []byte, boot string) (*state, error) {
 	s := newState()
 	if data == nil {
 		return s, nil
@@ -352,6 +356,10 @@ func decodeState(data []byte, now time.Duration) (*state, error) {
 	var in snapshot
 	if err := json.Unmarshal(data, &in); err != nil {
 		return nil, fmt.Errorf("IPAM log: its snapshot can't be read: %w", err)
+	}
+	now := in.At
+	if in.Node.Boot != boot {
+		now = 0
 	}
 	s.node = in.Node
 	for _, sp := range in.Spaces {
