@@ -34,6 +34,13 @@ func invariants(p Plan) error {
 			}
 		}
 	}
+	for _, d := range p.Definitions {
+		for _, r := range d.Ranges {
+			if _, err := r.Spec.Resolve(); err != nil {
+				return fmt.Errorf("definition %s: %w", d.Name, err)
+			}
+		}
+	}
 	return nil
 }
 

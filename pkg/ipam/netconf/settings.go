@@ -56,8 +56,7 @@ func (c *Config) readSettings(Input) error {
 	return c.readGrid()
 }
 
-// cooldown reads a duration. In a request, zero is the space's own; so none at
-// all becomes the shortest there is.
+// cooldown reads a duration; 0s is the space's own, as in an IPPool.
 func cooldown(text string) (time.Duration, error) {
 	if text == "" {
 		return 0, nil
@@ -66,7 +65,7 @@ func cooldown(text string) (time.Duration, error) {
 	if err != nil || d < 0 {
 		return 0, fmt.Errorf("ipam.cooldown: %q is no duration; write one like 90s or 10m", text)
 	}
-	return max(d, time.Nanosecond), nil
+	return d, nil
 }
 
 // readGrid reads grid and node_slice_size, which is a grid in other words.
