@@ -80,8 +80,8 @@ func list[T any](ctx context.Context, c *Client, resource, version string) ([]T,
 			metav1.ListMeta `json:"metadata"`
 			Items           []T `json:"items"`
 		}
-		data, err := c.rest.Get().Namespace(c.namespace).Resource(resource).
-			VersionedParams(&options, metav1.ParameterCodec).DoRaw(ctx)
+		data, err := raw(c.rest.Get().Namespace(c.namespace).Resource(resource).
+			VersionedParams(&options, metav1.ParameterCodec).Do(ctx))
 		if apierrors.IsNotFound(err) {
 			return nil, nil // no such kind: that part of Whereabouts isn't installed
 		}
@@ -146,8 +146,8 @@ func (c *Client) body(r Reservation) ([]byte, error) {
 }
 
 func (c *Client) one(ctx context.Context, request *rest.Request, verb, name string) (Reservation, error) {
-	data, err := request.Namespace(c.namespace).Resource(reservations).
-		SetHeader("Content-Type", runtime.ContentTypeJSON).DoRaw(ctx)
+	data, err := raw(request.Namespace(c.namespace).Resource(reservations).
+		SetHeader("Content-Type", runtime.ContentTypeJSON).Do(ctx))
 	if err != nil {
 		return Reservation{}, sorted(err, verb, name)
 	}
@@ -155,14 +155,21 @@ func (c *Client) one(ctx context.Context, request *rest.Request, verb, name stri
 	return r, wrap(json.Unmarshal(data, &r), "%s reservation %s", verb, name)
 }
 
+// raw is the body, or the error with the reason that the body gives.
+func raw(result rest.Result) ([]byte, error) {
+	if err := result.Error(); err != nil {
+		return nil, err
+	}
+	return result.Raw()
+}
+
 // sorted is an answer of the API server as ipam.Store tells it. A missing kind
 // is no missing object.
 func sorted(err error, verb, name string) error {
-	if err == nil {
-		return nil
-	}
-	kind := err
+	var kind error
 	switch {
+	case err == nil:
+		return nil
 	case apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse):
 	case apierrors.IsNotFound(err):
 		kind = ipam.ErrNotFound
@@ -171,7 +178,7 @@ func sorted(err error, verb, name string) error {
 	case apierrors.IsConflict(err):
 		kind = ipam.ErrStale
 	}
-	if kind == err {
+	if kind == nil {
 		return fmt.Errorf("%s reservation %s: %w", verb, name, err)
 	}
 	return fmt.Errorf("%s reservation %s: %w: %w", verb, name, kind, err)

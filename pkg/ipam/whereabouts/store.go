@@ -253,8 +253,9 @@ func (b *beside) DeleteClaim(ctx context.Context, ref ipam.ClaimRef, v ipam.Vers
 	if err := b.Store.DeleteClaim(ctx, ref, v); err != nil {
 		return err
 	}
-	failpoint.Hit("claim-deleted")
-	if getErr != nil || !found.isOf(stored.Owner) && (found.Marked() || !importedFrom(stored)(found)) {
+	failpoint.Hit("reservation-unclaimed")
+	own := found.isOf(stored.Owner) || !found.Marked() && importedFrom(stored)(found)
+	if !own { // also when there is none
 		return nil
 	}
 	if err := b.api.Delete(ctx, name, found.version()); err != nil && !moved(err) {

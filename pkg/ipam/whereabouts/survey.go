@@ -203,7 +203,8 @@ func (s *survey) pool(pool IPPool) {
 	}
 }
 
-// space notes a space that is needed.
+// space notes a space that is needed, unless Whereabouts can't be stood beside
+// in it.
 func (s *survey) space(name string) {
 	i := slices.IndexFunc(s.in.Spaces, func(as ipam.Space) bool { return as.Name == name })
 	if i >= 0 {
@@ -217,7 +218,8 @@ func (s *survey) space(name string) {
 	if s.in.Beside {
 		as.Mode, as.Whereabouts = ipam.Claims, true
 		if _, err := networkOf(name); err != nil {
-			s.note(FindingBlocked, "%v", err)
+			s.note(FindingBlocked, "left out: %v", err)
+			return
 		}
 	}
 	s.spaces[name] = as
@@ -225,12 +227,12 @@ func (s *survey) space(name string) {
 
 // want enters a claim, unless a better one has the address.
 func (s *survey) want(space string, addr netip.Addr, c candidate) {
-	if c.claim.State == ipam.Cooling && s.in.Leaked == SkipLeaked {
+	if _, ok := s.spaces[space]; !ok || c.claim.State == ipam.Cooling && s.in.Leaked == SkipLeaked {
 		return
 	}
 	c.claim.Ref = ipam.ClaimRef{Space: space, Addr: addr}
 	before, taken := s.claims[c.claim.Ref]
-	if taken && before.claim.Owner.Key != c.claim.Owner.Key {
+	if taken && before.claim.Owner.Key != c.claim.Owner.Key && before.claim.State != ipam.Cooling && c.claim.State != ipam.Cooling {
 		s.note(FindingDuplicate, "address %s of space %s is given to %s (%s, %s) and to %s (%s, %s); if both run, restart one of them",
 			addr, space, before.claim.Owner.Pod(), before.claim.State, before.source, c.claim.Owner.Pod(), c.claim.State, c.source)
 	}
