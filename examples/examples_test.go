@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	nadv1 "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/meta-cni/meta-cni/pkg/annotation"
+	"github.com/meta-cni/meta-cni/pkg/api/v1alpha1"
 	"github.com/meta-cni/meta-cni/pkg/attach"
 	"github.com/meta-cni/meta-cni/pkg/config"
 	"github.com/meta-cni/meta-cni/pkg/objects"
@@ -29,7 +31,7 @@ import (
 func load(t *testing.T, path string) []runtime.Object {
 	t.Helper()
 	types := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, nadv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, nadv1.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(types); err != nil {
 			t.Fatal(err)
 		}
@@ -58,10 +60,10 @@ func load(t *testing.T, path string) []runtime.Object {
 	}
 }
 
-// interfaces plans the pod's ADD with the network definitions of the folder
-// and returns its interfaces and networks: everything that can be wrong with
-// an example before a plugin runs is an error here.
-func interfaces(t *testing.T, dir string, pod *corev1.Pod) []string {
+// planned plans the pod's ADD with the network definitions of the folder:
+// everything that can be wrong with an example before a plugin runs is an error
+// here.
+func planned(t *testing.T, dir string, pod *corev1.Pod) *attach.Plan {
 	t.Helper()
 	store, err := objects.Open(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -86,6 +88,11 @@ func interfaces(t *testing.T, dir string, pod *corev1.Pod) []string {
 	if err != nil {
 		t.Fatalf("pod %s: %v", pod.Name, err)
 	}
+	return made
+}
+
+// interfaces are the interfaces and networks of a plan.
+func interfaces(made *attach.Plan) []string {
 	var lines []string
 	for i, d := range made.Delegates {
 		line := d.IfName + " " + d.Network
@@ -102,6 +109,20 @@ func interfaces(t *testing.T, dir string, pod *corev1.Pod) []string {
 		lines = append(lines, line)
 	}
 	return lines
+}
+
+// podOf is a pod's example: the object, or the first pod that it makes.
+func podOf(object runtime.Object) *corev1.Pod {
+	switch object := object.(type) {
+	case *corev1.Pod:
+		return object
+	case *appsv1.StatefulSet:
+		pod := &corev1.Pod{ObjectMeta: object.Spec.Template.ObjectMeta, Spec: object.Spec.Template.Spec}
+		pod.Namespace, pod.Name = object.Namespace, object.Name+"-0"
+		return pod
+	default:
+		return nil
+	}
 }
 
 func readFile(t *testing.T, path string) []byte {
@@ -134,15 +155,19 @@ func TestPods(t *testing.T) {
 		},
 		"sriov": {"eth0 machines", `net1 default/fast ips=["198.51.100.7/24"] deviceID="0000:3b:02.1"`},
 		"web":   {"eth0 machines", "net1 default/backend", "net2 default/lan"},
+
+		"ipam-range":       {"eth0 machines", "net1 default/lan-range"},
+		"ipam-dual-stack":  {"eth0 machines", "net1 default/lan-dual"},
+		"ipam-whereabouts": {"eth0 machines", "net1 default/whereabouts-lan"},
+		"ipam-pool":        {"eth0 machines", "net1 default/shop-lan"},
+		"store-0":          {"eth0 machines", "net1 default/store-lan"},
 	}
 	got := map[string][]string{}
 	for _, path := range append(glob(t, "*.yaml"), "standalone/objects/pods.yaml") {
 		for _, object := range load(t, path) {
-			pod, ok := object.(*corev1.Pod)
-			if !ok {
-				continue
+			if pod := podOf(object); pod != nil {
+				got[pod.Name] = interfaces(planned(t, folderOf(t, path), pod))
 			}
-			got[pod.Name] = interfaces(t, folderOf(t, path), pod)
 		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -200,7 +225,7 @@ func TestNoneForgotten(t *testing.T) {
 	for _, path := range glob(t, "*.yaml") {
 		pods := 0
 		for _, object := range load(t, path) {
-			if _, ok := object.(*corev1.Pod); ok {
+			if podOf(object) != nil {
 				pods++
 			}
 		}
