@@ -22,10 +22,10 @@ func TestSecondAddressNeedsNoStore(t *testing.T) {
 	c := newCluster(t)
 	m := c.node("a")
 	first := m.add("c1", "10.0.0.0/16")
-	before := c.store.Calls()
+	before := c.store.Counts()
 	second := m.add("c2", "10.0.0.0/16")
 	m.del("c1")
-	if diff := cmp.Diff(before, c.store.Calls()); diff != "" {
+	if diff := cmp.Diff(before, c.store.Counts()); diff != "" {
 		t.Errorf("the store was called (-before +after):\n%s", diff)
 	}
 	if first[0] == second[0] {

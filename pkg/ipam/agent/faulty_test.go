@@ -45,6 +45,8 @@ type faulty struct {
 	dead  bool
 	// others is called after a request to another node.
 	others func(node string)
+	// nodes is how many there seem to be.
+	nodes int
 }
 
 func call[T any](f *faulty, isWrite bool, do func() (T, error)) (T, error) {
@@ -174,6 +176,10 @@ func (f *faulty) Asked(ctx context.Context, node string) ([]ipam.BlockRef, error
 func (f *faulty) Answered(ctx context.Context, node string, refs []ipam.BlockRef) error {
 	_, err := call(f, true, func() (any, error) { return nil, f.Store.Answered(ctx, node, refs) })
 	return err
+}
+
+func (f *faulty) Nodes(context.Context) (int, error) {
+	return call(f, false, func() (int, error) { return f.nodes, nil })
 }
 
 func (f *faulty) Mirror(ctx context.Context, u ipam.Usage) (ipam.Version, error) {

@@ -105,8 +105,8 @@ func (a *Agent) fromBlocks(t *task, sp ipam.Space, rg ipam.Range) (place, bool) 
 	var best netip.Addr
 	var from *held
 	since := ^ticks(0)
-	for _, b := range a.state.bySpace[sp.Name] {
-		if b.stage != stageReady || b.block.IsFull() {
+	for _, b := range a.state.free(sp.Name) {
+		if b.stage != stageReady {
 			continue
 		}
 		if t.req.Order == ipam.Lowest {

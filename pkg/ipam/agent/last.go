@@ -199,7 +199,7 @@ func (a *Agent) coolingInBlocks(t *task, sp ipam.Space, rg ipam.Range) (place, b
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, b := range a.state.bySpace[sp.Name] {
+	for _, b := range a.state.free(sp.Name) {
 		if b.stage != stageReady {
 			continue
 		}

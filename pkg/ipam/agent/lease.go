@@ -86,8 +86,8 @@ func (a *Agent) free(sp ipam.Space, rg ipam.Range, enough int) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	n, now := -len(a.reserved), ticks(a.now())
-	for _, b := range a.state.bySpace[sp.Name] {
-		if b.stage != stageReady || b.block.IsFull() {
+	for _, b := range a.state.free(sp.Name) {
+		if b.stage != stageReady {
 			continue
 		}
 		if n += b.block.Count(rg.Usable, now).Free; n >= enough {

@@ -54,7 +54,9 @@ type sim struct {
 	holders map[ipam.ClaimRef]string
 	next    int
 	granted int
-	last    []string
+	// nodeHint is how many nodes the store speaks of.
+	nodeHint int
+	last     []string
 }
 
 type sandbox struct {
@@ -63,10 +65,11 @@ type sandbox struct {
 	addrs           []netip.Addr
 }
 
-func newSim(t *testing.T, seed uint64, nodes int) *sim {
+func newSim(t *testing.T, seed uint64, nodes, nodeHint int) *sim {
 	s := &sim{
 		cluster: newCluster(t), chaos: &chaos{Rand: rand.New(rand.NewPCG(seed, 7))},
-		live: map[string]*sandbox{}, holders: map[ipam.ClaimRef]string{},
+		nodeHint: nodeHint,
+		live:     map[string]*sandbox{}, holders: map[ipam.ClaimRef]string{},
 	}
 	for i := range nodes {
 		name := fmt.Sprint("node", i)
@@ -81,7 +84,7 @@ func newSim(t *testing.T, seed uint64, nodes int) *sim {
 func (s *sim) restart(m *machine) {
 	s.t.Helper()
 	for {
-		f := &faulty{Store: s.store, chaos: s.chaos, node: m.name, others: s.answerOf}
+		f := &faulty{Store: s.store, chaos: s.chaos, node: m.name, others: s.answerOf, nodes: s.nodeHint}
 		log := &life{memory: m.disk, step: func(string) error { return s.chaos.step(m.name) }}
 		a, err := Open(log, m.disk.recovered(), Options{
 			Store: f,
@@ -396,15 +399,14 @@ func (s *sim) finish() {
 		s.now += 2 * time.Minute
 		s.settle(2)
 	}
-	claims := 0
-	for _, c := range s.store.claims {
+	blocks, claims := s.store.All()
+	for _, c := range claims {
 		if c.State != ipam.Kept {
-			claims++
 			s.t.Errorf("LEAKED claim: %+v", c)
 		}
 	}
 	leased := map[string]int{}
-	for _, b := range s.store.blocks {
+	for _, b := range blocks {
 		if b.Mode == ipam.Leased {
 			leased[b.Owner.Name+" "+b.Ref.Space]++
 		}
@@ -419,7 +421,7 @@ func (s *sim) finish() {
 			}
 		}
 	}
-	s.t.Logf("%d granted; leased blocks left: %v; shared for ever: %d", s.granted, leased, len(s.store.blocks)-sum(leased))
+	s.t.Logf("%d granted; leased blocks left: %v; shared for ever: %d", s.granted, leased, len(blocks)-sum(leased))
 }
 
 func sum(m map[string]int) (n int) {
@@ -439,12 +441,8 @@ func TestSimulation(t *testing.T) {
 		seed := seed + uint64(round)
 		ok := t.Run(fmt.Sprint("seed-", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newSim(t, seed, 2+int(seed%4))
+				s := newSim(t, seed, 2+int(seed%4), 1+int(seed%3))
 				s.chaos.odds = []int{0, 8, 20, 60}[seed/4%4]
-				s.store.nodes = map[string]bool{}
-				for i := range int(seed % 3) {
-					s.store.nodes[fmt.Sprint(i)] = true
-				}
 				for i := range ops {
 					s.step()
 					if i%50 == 0 {

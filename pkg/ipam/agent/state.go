@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -34,6 +33,8 @@ type state struct {
 	cooling map[ipam.ClaimRef]*cooling
 	// bySpace lists the blocks of a space in the order in which they came.
 	bySpace map[string][]*held
+	// open are those of them that may have a free address.
+	open map[string][]*held
 	// owners finds the key of a claimed address.
 	owners map[ipam.ClaimRef]ipam.Key
 }
@@ -48,6 +49,8 @@ type held struct {
 	block   *block.Block
 	// since is when we got it: its addresses weren't free for us before.
 	since block.Tick
+	// open says that it is listed in state.open.
+	open bool
 	// What the log doesn't say:
 	asked map[netip.Addr]bool          // suspect addresses that nobody answered for
 	avoid map[netip.Addr]time.Duration // somebody answered for them; until when they rest
@@ -73,7 +76,7 @@ func newState() *state {
 	return &state{
 		spaces: map[string]ipam.Space{}, blocks: map[ipam.BlockRef]*held{},
 		records: map[ipam.Key]*record{}, intents: map[ipam.Key]*record{},
-		cooling: map[ipam.ClaimRef]*cooling{}, bySpace: map[string][]*held{},
+		cooling: map[ipam.ClaimRef]*cooling{}, bySpace: map[string][]*held{}, open: map[string][]*held{},
 		owners: map[ipam.ClaimRef]ipam.Key{},
 	}
 }
@@ -139,11 +142,34 @@ func (s *state) ready(ref ipam.BlockRef, v ipam.Version, suspect bool, now time.
 			return err
 		}
 		b = &held{ref: ref, block: fresh, since: ticks(now)}
-		s.blocks[ref] = b
-		s.bySpace[ref.Space] = append(s.bySpace[ref.Space], b)
+		s.list(b)
 	}
 	b.stage, b.version, b.suspect = stageReady, v, suspect
 	return nil
+}
+
+// list takes a block in.
+func (s *state) list(b *held) {
+	s.blocks[b.ref] = b
+	s.bySpace[b.ref.Space] = append(s.bySpace[b.ref.Space], b)
+	s.reopen(b)
+}
+
+// reopen lists a block that may have a free address.
+func (s *state) reopen(b *held) {
+	if !b.open {
+		b.open = true
+		s.open[b.ref.Space] = append(s.open[b.ref.Space], b)
+	}
+}
+
+// free are the blocks of a space that have a free address.
+func (s *state) free(space string) []*held {
+	s.open[space] = slices.DeleteFunc(s.open[space], func(b *held) bool {
+		b.open = !b.block.IsFull() && s.blocks[b.ref] == b
+		return !b.open
+	})
+	return s.open[space]
 }
 
 // gone takes a block away. What is still assigned in it has a claim, or none
@@ -213,6 +239,7 @@ func (s *state) release(key ipam.Key, now time.Duration) error {
 				return fmt.Errorf("IPAM log: %w", err)
 			}
 			b.dirty = true
+			s.reopen(b)
 			if b.last == nil {
 				b.last = map[netip.Addr]*record{}
 			}
@@ -231,6 +258,7 @@ func (s *state) drop(key ipam.Key, now time.Duration) {
 	for _, p := range r.Places {
 		if b := s.blockOf(p.Space, p.Addr); p.InBlock && b != nil {
 			_ = b.block.ReleaseFor(p.Addr, block.Key(key.String()), 0, 0) // it is the owner's key: it can't fail
+			s.reopen(b)
 		}
 	}
 	s.coolClaims(r, now)
@@ -279,114 +307,3 @@ func (s *state) rest(r *record, space string) time.Duration {
 
 // ticks are milliseconds of the agent's clock.
 func ticks(d time.Duration) block.Tick { return block.Tick(d.Milliseconds()) }
-
-// snapshot is the encoded state.
-type snapshot struct {
-	Node ipam.Node `json:"node"`
-	// At is when it was made, by the clock of its boot.
-	At      time.Duration      `json:"at"`
-	Spaces  []ipam.Space       `json:"spaces"`
-	Blocks  []snapshotBlock    `json:"blocks"`
-	Records []*record          `json:"records"`
-	Intents []*record          `json:"intents"`
-	Cooling []snapshotCoolings `json:"cooling"`
-}
-
-type snapshotBlock struct {
-	Ref     ipam.BlockRef `json:"ref"`
-	Stage   stage         `json:"stage"`
-	Version ipam.Version  `json:"version"`
-	Suspect bool          `json:"suspect,omitempty"`
-	Data    []byte        `json:"data"`
-}
-
-type snapshotCoolings struct {
-	Ref     ipam.ClaimRef `json:"ref"`
-	Version ipam.Version  `json:"version"`
-	Owner   ipam.Key      `json:"owner"`
-	Keep    ipam.Keeper   `json:"keep,omitzero"`
-}
-
-// encode gives the state one form, whatever the order of its maps.
-func (s *state) encode(now time.Duration) ([]byte, error) {
-	out := snapshot{Node: s.node, At: now}
-	for _, name := range sortedBy(s.spaces, func(n string) string { return n }) {
-		out.Spaces = append(out.Spaces, s.spaces[name])
-	}
-	for _, space := range sortedBy(s.bySpace, func(n string) string { return n }) {
-		for _, b := range s.bySpace[space] {
-			out.Blocks = append(out.Blocks, snapshotBlock{b.ref, b.stage, b.version, b.suspect, b.block.Encode(ticks(now))})
-		}
-	}
-	for _, key := range sortedBy(s.records, ipam.Key.String) {
-		out.Records = append(out.Records, s.records[key])
-	}
-	for _, key := range sortedBy(s.intents, ipam.Key.String) {
-		out.Intents = append(out.Intents, s.intents[key])
-	}
-	for _, ref := range sortedBy(s.cooling, ipam.ClaimRef.String) {
-		c := s.cooling[ref]
-		out.Cooling = append(out.Cooling, snapshotCoolings{ref, c.version, c.owner, c.keep})
-	}
-	return json.Marshal(out)
-}
-
-// sortedBy are the keys of m in the order of their texts.
-func sortedBy[K comparable, V any](m map[K]V, text func(K) string) []K {
-	keys := make([]K, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(a, b K) int {
-		if text(a) < text(b) {
-			return -1
-		}
-		return 1
-	})
-	return keys
-}
-
-// decodeState is the reverse of encode; cool-downs that were under way begin
-// anew at the time of the snapshot, or of the boot if that is another one.
-func decodeState(data []byte, boot string) (*state, error) {
-	s := newState()
-	if data == nil {
-		return s, nil
-	}
-	var in snapshot
-	if err := json.Unmarshal(data, &in); err != nil {
-		return nil, fmt.Errorf("IPAM log: its snapshot can't be read: %w", err)
-	}
-	now := in.At
-	if in.Node.Boot != boot {
-		now = 0
-	}
-	s.node = in.Node
-	for _, sp := range in.Spaces {
-		s.spaces[sp.Name] = sp
-	}
-	for _, b := range in.Blocks {
-		decoded, err := block.Decode(b.Data, ticks(now))
-		if err != nil {
-			return nil, fmt.Errorf("IPAM log: block %s: %w", b.Ref, err)
-		}
-		kept := &held{ref: b.Ref, stage: b.Stage, version: b.Version, suspect: b.Suspect, block: decoded, since: ticks(now), dirty: true}
-		s.blocks[b.Ref] = kept
-		s.bySpace[b.Ref.Space] = append(s.bySpace[b.Ref.Space], kept)
-	}
-	for _, r := range in.Records {
-		s.records[r.Owner.Key] = r
-		for _, p := range r.Places {
-			if p.Claim != nil {
-				s.owners[p.ref()] = r.Owner.Key
-			}
-		}
-	}
-	for _, r := range in.Intents {
-		s.intents[r.Owner.Key] = r
-	}
-	for _, c := range in.Cooling {
-		s.cooling[c.Ref] = &cooling{version: c.Version, owner: c.Owner, keep: c.Keep, due: now + s.cooldown(c.Ref.Space)}
-	}
-	return s, nil
-}

@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/meta-cni/meta-cni/pkg/ipam"
+	"github.com/meta-cni/meta-cni/pkg/ipam/ipamtest"
 	"github.com/meta-cni/meta-cni/pkg/iprange"
 )
 
 // cluster is some nodes on one store, with a clock that the test moves.
 type cluster struct {
 	t     testing.TB
-	store *table
+	store *ipamtest.Memory
 	now   time.Duration
 	nodes map[string]*machine
 }
@@ -32,7 +33,7 @@ type machine struct {
 }
 
 func newCluster(t testing.TB) *cluster {
-	return &cluster{t: t, store: newTable(), now: time.Hour, nodes: map[string]*machine{}}
+	return &cluster{t: t, store: ipamtest.NewMemory(), now: time.Hour, nodes: map[string]*machine{}}
 }
 
 // node is the node of that name, started if need be.
