@@ -193,7 +193,7 @@ func (c *Config) request(pools []ipam.Pool) ipam.Request {
 	}
 	switch {
 	case sticky && c.Owner.PodName == "":
-		c.note("ipam.sticky has no effect: CNI_ARGS names no pod")
+		c.note("sticky has no effect: CNI_ARGS names no pod")
 	case sticky:
 		req.Keep = ipam.Keeper{Kind: ipam.KeepPod, Namespace: c.Owner.PodNamespace, Name: c.Owner.PodName, Network: c.Network, IfName: c.Owner.IfName}
 	}

@@ -217,3 +217,13 @@ func FuzzReadHead(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkPlan is what one ADD pays for reading its configuration.
+func BenchmarkPlan(b *testing.B) {
+	conf := []byte(`{"cniVersion":"1.0.0","name":"n","ipam":{"type":"whereabouts","ipRanges":[{"range":"10.0.0.0/16","exclude":["10.0.0.7"]},{"range":"2001:db8::/64"}],"gateway":"10.0.0.1","log_level":"debug"}}`)
+	for b.Loop() {
+		if _, err := planOf(conf, "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0", nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

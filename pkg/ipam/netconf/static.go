@@ -17,6 +17,9 @@ type ask struct {
 	source string // the key, for messages
 }
 
+// maxAsked bounds what a pod's author may write; no pod has so many ranges.
+const maxAsked = 64
+
 const argIP = "CNI_ARGS IP" // Whereabouts adds these beside the ranges' addresses
 
 // readFixed reads `addresses`.
@@ -106,9 +109,13 @@ func (c *Config) ask(source, text string) error {
 	if c.fixedSet().Contains(a.addr) {
 		return fmt.Errorf("%s is in ipam.addresses already; ask for another", a.addr)
 	}
-	if !slices.ContainsFunc(c.asked, func(b ask) bool { return b.addr == a.addr }) {
-		c.asked = append(c.asked, a)
+	if slices.ContainsFunc(c.asked, func(b ask) bool { return b.addr == a.addr }) {
+		return nil
 	}
+	if len(c.asked) == maxAsked {
+		return fmt.Errorf("more than %d addresses are asked for", maxAsked)
+	}
+	c.asked = append(c.asked, a)
 	return nil
 }
 
