@@ -59,7 +59,7 @@ const (
 // IPBlockSpec says who has the block.
 //
 // +kubebuilder:validation:XValidation:rule="!(oldSelf.mode == 'Shared' && self.mode == 'Leased')",message="Shared is final: others may hold claims in this block that are not visible yet; lease another block"
-// +kubebuilder:validation:XValidation:rule="self.mode != 'Leased' || has(self.owner)",message="a Leased block has an owner: the node that allocates in it"
+// +kubebuilder:validation:XValidation:rule="self.mode != 'Leased' || has(self.owner) || has(self.suspect) && self.suspect",message="a Leased block has an owner, the node that allocates in it; it has none only after it was taken from a dead node, and is suspect then"
 // +kubebuilder:validation:XValidation:rule="self.mode != 'Shared' || !has(self.owner)",message="a Shared block has no owner: its addresses are claims"
 type IPBlockSpec struct {
 	// space is the AddressSpace.
@@ -80,7 +80,8 @@ type IPBlockSpec struct {
 	// +required
 	Mode BlockMode `json:"mode"`
 
-	// owner of a Leased block.
+	// owner of a Leased block; none when it was taken from a dead node and waits
+	// for another one.
 	// +optional
 	Owner *Node `json:"owner,omitempty"`
 
