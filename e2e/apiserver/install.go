@@ -4,65 +4,74 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/rest"
-	"sigs.k8s.io/yaml"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 )
 
-// InstallCRDs creates the CustomResourceDefinitions of deployments/crds and the
-// namespace meta-cni, and waits until they are served.
-func (s *Server) InstallCRDs(ctx context.Context) error {
+// Daemon is the user that a daemon is, with the rights of the manifest.
+const Daemon = "system:serviceaccount:meta-cni:meta-cnid"
+
+// Install creates what deployments/meta-cni.yaml has for the API server itself:
+// the namespace, the CustomResourceDefinitions and the rights. It waits until
+// our objects are served.
+func (s *Server) Install(ctx context.Context) error {
 	root, err := Root()
 	if err != nil {
 		return err
 	}
-	files, err := filepath.Glob(filepath.Join(root, "deployments", "crds", "*.yaml"))
-	if err != nil || len(files) == 0 {
-		return errors.Join(err, errors.New("deployments/crds has no file"))
+	file, err := os.Open(filepath.Join(root, "deployments", "meta-cni.yaml"))
+	if err != nil {
+		return err
 	}
+	defer file.Close()
 	client, err := dynamic.NewForConfig(s.Config)
 	if err != nil {
 		return err
 	}
-	namespace := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "meta-cni"},
-	}}
-	namespaces := client.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"})
-	if _, err := namespaces.Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
-		return err
-	}
-	for _, file := range files {
-		if err := s.installCRD(ctx, client, file); err != nil {
-			return fmt.Errorf("%s: %w", filepath.Base(file), err)
+	for documents := yaml.NewYAMLOrJSONDecoder(file, 4096); ; {
+		object := &unstructured.Unstructured{}
+		if err := documents.Decode(&object.Object); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := s.install(ctx, client, object); err != nil {
+			return fmt.Errorf("%s %s: %w", object.GetKind(), object.GetName(), err)
 		}
 	}
-	return nil
 }
 
-func (s *Server) installCRD(ctx context.Context, client dynamic.Interface, file string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
+func (s *Server) install(ctx context.Context, client dynamic.Interface, object *unstructured.Unstructured) error {
+	plural, wanted := map[string]string{
+		"Namespace": "namespaces", "ServiceAccount": "serviceaccounts", "CustomResourceDefinition": "customresourcedefinitions",
+		"ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "Role": "roles", "RoleBinding": "rolebindings",
+	}[object.GetKind()]
+	if !wanted {
+		return nil
+	}
+	resource := client.Resource(object.GroupVersionKind().GroupVersion().WithResource(plural))
+	var place dynamic.ResourceInterface = resource
+	if object.GetNamespace() != "" {
+		place = resource.Namespace(object.GetNamespace())
+	}
+	if _, err := place.Create(ctx, object, metav1.CreateOptions{}); err != nil {
 		return err
 	}
-	object := &unstructured.Unstructured{}
-	if err := yaml.Unmarshal(text, &object.Object); err != nil {
-		return err
-	}
-	crds := client.Resource(apiextensionsv1.SchemeGroupVersion.WithResource("customresourcedefinitions"))
-	if _, err := crds.Create(ctx, object, metav1.CreateOptions{}); err != nil {
-		return err
+	if object.GetKind() != "CustomResourceDefinition" {
+		return nil
 	}
 	return s.until(ctx, s.apiServer, func() error {
-		found, err := crds.Get(ctx, object.GetName(), metav1.GetOptions{})
+		found, err := resource.Get(ctx, object.GetName(), metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
@@ -70,16 +79,20 @@ func (s *Server) installCRD(ctx context.Context, client dynamic.Interface, file 
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(found.Object, &crd); err != nil {
 			return err
 		}
-		for _, condition := range crd.Status.Conditions {
-			if condition.Type == apiextensionsv1.Established && condition.Status == apiextensionsv1.ConditionTrue {
-				// It is served a moment after it says so.
-				_, err := client.Resource(schema.GroupVersionResource{Group: crd.Spec.Group, Version: crd.Spec.Versions[0].Name, Resource: crd.Spec.Names.Plural}).
-					List(ctx, metav1.ListOptions{Limit: 1})
-				return err
-			}
-		}
-		return errors.New("not established")
+		return served(ctx, client, crd)
 	})
+}
+
+// served says whether a kind can be listed: a moment after it is established.
+func served(ctx context.Context, client dynamic.Interface, crd apiextensionsv1.CustomResourceDefinition) error {
+	for _, condition := range crd.Status.Conditions {
+		if condition.Type == apiextensionsv1.Established && condition.Status == apiextensionsv1.ConditionTrue {
+			kind := schema.GroupVersionResource{Group: crd.Spec.Group, Version: crd.Spec.Versions[0].Name, Resource: crd.Spec.Names.Plural}
+			_, err := client.Resource(kind).List(ctx, metav1.ListOptions{Limit: 1})
+			return err
+		}
+	}
+	return errors.New("not established")
 }
 
 // As is Config in the name of another user, who has only the rights that RBAC

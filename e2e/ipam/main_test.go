@@ -29,7 +29,7 @@ func run(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}()
-	if err := s.InstallCRDs(ctx); err != nil {
+	if err := s.Install(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

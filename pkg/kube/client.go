@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"time"
 
@@ -71,6 +72,15 @@ type Client struct {
 	reach    *reach
 	pods     metadata.Getter
 	networks rest.Interface
+
+	config *rest.Config
+	http   *http.Client
+}
+
+// REST is what other clients of the same API server are made of, so that they
+// share the connections and the rate limit. The configuration is a copy.
+func (c *Client) REST() (*rest.Config, *http.Client) {
+	return rest.CopyConfig(c.config), c.http
 }
 
 // NewClient makes a client; it reads files but doesn't connect.
@@ -125,15 +135,17 @@ func newClient(config *rest.Config) (*Client, error) {
 		return nil, err
 	}
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
-	config = rest.CopyConfig(config)
-	config.APIPath = "/apis"
-	config.GroupVersion = &nadv1.SchemeGroupVersion
-	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	networks, err := rest.RESTClientForConfigAndClient(config, httpClient)
+	nad := rest.CopyConfig(config)
+	nad.APIPath = "/apis"
+	nad.GroupVersion = &nadv1.SchemeGroupVersion
+	nad.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	networks, err := rest.RESTClientForConfigAndClient(nad, httpClient)
 	if err != nil {
 		return nil, err
 	}
 	return &Client{
+		config:   config,
+		http:     httpClient,
 		pods:     pods.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"}),
 		networks: networks,
 	}, nil

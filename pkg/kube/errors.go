@@ -74,6 +74,20 @@ func explain(err error, verb, resource string) error {
 	return fmt.Errorf("%w: %s %s: %w", ErrUnavailable, verb, resource, err)
 }
 
+// Explain turns an error of the API machinery into one for an operator, with
+// the verb and the resource (such as ipblocks.meta-cni.io) that were tried. It
+// wraps ErrUnavailable: asked again later, the answer may be another.
+func Explain(err error, verb, resource string) error {
+	if err != nil && isMissingCRD(err) {
+		return fmt.Errorf("%w: the API server doesn't serve %s: install the CustomResourceDefinitions of deployments/meta-cni.yaml: %w", ErrUnavailable, resource, withoutURL(err))
+	}
+	return explain(err, verb, resource)
+}
+
+// IsMissingKind says that the API server doesn't know the resource at all,
+// which is no answer about one object.
+func IsMissingKind(err error) bool { return isMissingCRD(err) }
+
 // isMissingCRD tells "no such resource" from "no such object": for the former
 // the API server answers in plain text.
 func isMissingCRD(err error) bool {
