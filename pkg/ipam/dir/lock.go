@@ -57,7 +57,7 @@ func (s *Store) flock(ctx context.Context, space string) (*os.File, error) {
 		return f, nil
 	case <-ctx.Done():
 		go func() {
-			<-got
+			_ = <-got // who asked has gone
 			_ = f.Close()
 		}()
 		return nil, fmt.Errorf("another process holds %s (fuser shows it): %w", path, ctx.Err())

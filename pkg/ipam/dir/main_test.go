@@ -11,14 +11,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("IPAM_DIR_CHILD") != "" {
+	if os.Getenv(childDir) != "" {
 		child()
 		return
 	}
 	goleak.VerifyTestMain(m)
 }
-
-func child() {}
 
 func open(t testing.TB, dir string) *Store {
 	t.Helper()
