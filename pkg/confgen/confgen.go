@@ -67,7 +67,7 @@ type Settings struct {
 	Mode string
 	// The keys that a daemon with other folders than the default, or thin mode,
 	// needs.
-	Socket, StateDir, ConfDir, ObjectsDir, Kubeconfig string
+	Socket, StateDir, ConfDir, ObjectsDir, Kubeconfig, NodeName, IPAMDir string
 	NetworkDirs                                       []string
 }
 

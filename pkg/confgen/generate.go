@@ -42,6 +42,7 @@ func Generate(primary Choice, s Settings) ([]byte, error) {
 	for key, value := range map[string]string{
 		"mode": s.Mode, "socket": s.Socket, "stateDir": s.StateDir, "confDir": s.ConfDir,
 		"objectsDir": s.ObjectsDir, "kubeconfig": s.Kubeconfig,
+		"nodeName": s.NodeName, "ipamDir": s.IPAMDir,
 	} {
 		if value != "" {
 			conf[key] = value

@@ -52,6 +52,8 @@ type Daemon struct {
 	Primary PrimaryPin `json:"primary,omitempty"`
 	// Kubernetes says how to reach the API server.
 	Kubernetes KubernetesClient `json:"kubernetes,omitempty"`
+	// IPAM is the address management.
+	IPAM IPAM `json:"ipam,omitempty"`
 	// Limits bound what a pod may ask for.
 	Limits Limits `json:"limits,omitempty"`
 	// Workers is the number of ADDs that run at once, and as many DELs;
@@ -81,6 +83,21 @@ type KubernetesClient struct {
 	APIServers []string `json:"apiServers,omitempty"`
 	// Kubeconfig is a file for use outside a pod.
 	Kubeconfig string `json:"kubeconfig,omitempty"`
+}
+
+// IPAM configures the address management (ipam.type meta-ipam).
+type IPAM struct {
+	// Dir holds the address spaces, blocks and claims in standalone mode
+	// (stateDir/addresses). Hosts that share ranges share it.
+	Dir string `json:"dir,omitempty"`
+	// PoolsDir holds IPPools as YAML in standalone mode (objectsDir).
+	PoolsDir string `json:"poolsDir,omitempty"`
+	// FlatFile is Whereabouts' file of settings common to all definitions, for
+	// ipam.type whereabouts (confDir/whereabouts.d/whereabouts.conf).
+	FlatFile string `json:"flatFile,omitempty"`
+	// WhereaboutsNamespace has the objects of a Whereabouts that allocates in
+	// the same ranges (kube-system).
+	WhereaboutsNamespace string `json:"whereaboutsNamespace,omitempty"`
 }
 
 // Limits bound what a pod may ask for.
@@ -120,6 +137,10 @@ func (d *Daemon) setDefaults() {
 	setString(&d.StateDir, DefaultStateDir)
 	setString(&d.RunDir, DefaultRunDir)
 	setString(&d.ObjectsDir, "/etc/meta-cni/objects")
+	setString(&d.IPAM.Dir, filepath.Join(d.StateDir, "addresses"))
+	setString(&d.IPAM.PoolsDir, d.ObjectsDir)
+	setString(&d.IPAM.WhereaboutsNamespace, "kube-system")
+	setString(&d.IPAM.FlatFile, filepath.Join(d.ConfDir, "whereabouts.d", "whereabouts.conf"))
 	setString(&d.CNIVersion, "1.1.0")
 	setString(&d.LogLevel, "info")
 	if d.Mode == "" {
@@ -149,11 +170,12 @@ func setString(s *string, value string) {
 }
 
 func (d *Daemon) validate() error {
-	for key, dir := range map[string]string{
-		"confDir": d.ConfDir, "stateDir": d.StateDir, "runDir": d.RunDir, "objectsDir": d.ObjectsDir,
+	for _, dir := range []struct{ key, path string }{
+		{"confDir", d.ConfDir}, {"stateDir", d.StateDir}, {"runDir", d.RunDir}, {"objectsDir", d.ObjectsDir},
+		{"ipam.dir", d.IPAM.Dir}, {"ipam.poolsDir", d.IPAM.PoolsDir}, {"ipam.flatFile", d.IPAM.FlatFile},
 	} {
-		if !filepath.IsAbs(dir) {
-			return fmt.Errorf("%s: %q must be an absolute path", key, dir)
+		if !filepath.IsAbs(dir.path) {
+			return fmt.Errorf("%s: %q must be an absolute path", dir.key, dir.path)
 		}
 	}
 	if d.Mode != Kubernetes && d.Mode != Standalone {

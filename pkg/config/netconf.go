@@ -29,12 +29,15 @@ type NetConf struct {
 	Primary string `json:"primary,omitempty"`
 	// Socket is the daemon's; unused in thin mode.
 	Socket string `json:"socket,omitempty"`
-	// StateDir, ConfDir, NetworkDirs, ObjectsDir and Kubeconfig stand for the
-	// daemon's keys of the same names in thin mode.
+	// StateDir, ConfDir, NetworkDirs, ObjectsDir, NodeName and Kubeconfig stand
+	// for the daemon's keys of the same names in thin mode, and IPAMDir for
+	// ipam.dir.
 	StateDir    string   `json:"stateDir,omitempty"`
 	ConfDir     string   `json:"confDir,omitempty"`
 	NetworkDirs []string `json:"networkDirs,omitempty"`
 	ObjectsDir  string   `json:"objectsDir,omitempty"`
+	NodeName    string   `json:"nodeName,omitempty"`
+	IPAMDir     string   `json:"ipamDir,omitempty"`
 	Kubeconfig  string   `json:"kubeconfig,omitempty"`
 	// RuntimeConfig holds the capability arguments of the runtime.
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`

@@ -96,9 +96,21 @@ func thinConfig(req *wire.Request) (config.Daemon, confgen.Pin, error) {
 		{&cfg.StateDir, conf.StateDir},
 		{&cfg.ConfDir, conf.ConfDir},
 		{&cfg.ObjectsDir, conf.ObjectsDir},
+		{&cfg.NodeName, conf.NodeName},
+		{&cfg.IPAM.PoolsDir, conf.ObjectsDir},
 	} {
 		if set.value != "" {
 			*set.key = set.value
+		}
+	}
+	cfg.IPAM.Dir = filepath.Join(cfg.StateDir, "addresses")
+	if conf.IPAMDir != "" {
+		cfg.IPAM.Dir = conf.IPAMDir
+	}
+	cfg.IPAM.FlatFile = filepath.Join(cfg.ConfDir, "whereabouts.d", "whereabouts.conf")
+	if cfg.NodeName == "" {
+		if cfg.NodeName, err = os.Hostname(); err != nil {
+			return config.Daemon{}, confgen.Pin{}, fmt.Errorf("the host's name is unknown: give nodeName: %w", err)
 		}
 	}
 	cfg.NetworkDirs = conf.NetworkDirs
@@ -111,7 +123,7 @@ func thinConfig(req *wire.Request) (config.Daemon, confgen.Pin, error) {
 func answerThin(ctx context.Context, cfg config.Daemon, pin confgen.Pin, j *journal.Journal, damaged []journal.Damaged,
 	req *wire.Request, reply func(*wire.Reply) error, log *slog.Logger,
 ) error {
-	definitions, publisher, err := thinStores(cfg, log)
+	definitions, publisher, client, err := thinStores(cfg, log)
 	if err != nil {
 		return err
 	}
@@ -125,6 +137,7 @@ func answerThin(ctx context.Context, cfg config.Daemon, pin confgen.Pin, j *jour
 		Config: cfg, Definitions: definitions, Primary: fixed{primary, primaryErr}, Publisher: publisher,
 		Journal: j, Runner: newRunner(cfg, log, socket), Log: log,
 	})
+	d.opts.Callbacks = (&lateAddressing{d: d, cfg: cfg, client: client}).delegates()
 	listener, err := wire.Listen(socket)
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
@@ -174,17 +187,17 @@ func removeDeadThin(runDir string) error {
 	return nil
 }
 
-func thinStores(cfg config.Daemon, log *slog.Logger) (Definitions, *publish.Publisher, error) {
+func thinStores(cfg config.Daemon, log *slog.Logger) (Definitions, *publish.Publisher, *kube.Client, error) {
 	if cfg.Mode == config.Standalone {
 		store, err := objects.Open(cfg.ObjectsDir, log)
-		return store, publish.New(publish.Options{Log: log}), err
+		return store, publish.New(publish.Options{Log: log}), nil, err
 	}
 	client, err := newClient(cfg, log)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	cache := kube.NewCache(client, kube.CacheOptions{StateDir: cfg.StateDir, Log: log})
-	return cache, publish.New(publish.Options{API: clusterAPI{client}, Gone: attach.ErrPodGone, Log: log}), nil
+	return cache, publish.New(publish.Options{API: clusterAPI{client}, Gone: attach.ErrPodGone, Log: log}), client, nil
 }
 
 // fixed is a primary network that was read once.

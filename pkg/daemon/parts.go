@@ -24,9 +24,10 @@ type parts struct {
 	definitions Definitions
 	publisher   *publish.Publisher
 	conf        *confgen.Generator
-	// cache is nil in standalone mode.
-	cache *kube.Cache
-	log   *slog.Logger
+	// cache and client are nil in standalone mode.
+	cache  *kube.Cache
+	client *kube.Client
+	log    *slog.Logger
 }
 
 func assemble(cfg config.Daemon, log *slog.Logger) (*parts, error) {
@@ -61,6 +62,7 @@ func newClient(cfg config.Daemon, log *slog.Logger) (*kube.Client, error) {
 }
 
 func (p *parts) useKubernetes(client *kube.Client, cfg config.Daemon) {
+	p.client = client
 	p.cache = kube.NewCache(client, kube.CacheOptions{NodeName: cfg.NodeName, StateDir: cfg.StateDir, Log: p.log})
 	p.definitions = p.cache
 	p.publisher = publish.New(publish.Options{API: clusterAPI{client}, Gone: attach.ErrPodGone, Log: p.log})

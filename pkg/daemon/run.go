@@ -59,10 +59,12 @@ func run(ctx context.Context, cfg config.Daemon, log *slog.Logger, s *state) err
 		Config: cfg, Definitions: parts.definitions, Primary: parts.conf, Publisher: parts.publisher,
 		Journal: s.journal, Runner: newRunner(cfg, log, socket), Log: log,
 	})
+	ipam := d.openAddresses(ctx, cfg, parts.client)
+	d.opts.Callbacks = ipam.delegates(d, cfg)
 	finish := d.Recover(ctx, s.damaged)
 	listener, err := wire.Listen(socket)
 	if err != nil {
-		return err
+		return errors.Join(err, ipam.end())
 	}
 	if err := parts.conf.Sync(); err != nil {
 		log.Error("no configuration for the runtime yet", "error", err.Error())
@@ -74,6 +76,7 @@ func run(ctx context.Context, cfg config.Daemon, log *slog.Logger, s *state) err
 	group.Go(func() error { return server.Serve(live, listener) })
 	group.Go(func() error { return serveHealth(live, filepath.Join(cfg.RunDir, healthName), d.ready, log) })
 	parts.start(live, group, d)
+	ipam.start(live, group)
 	d.background(ctx, group, finish)
 	log.Info("ready", "socket", socket, "sets", len(s.journal.Sets()), "damaged", len(s.damaged))
 	select {
@@ -82,7 +85,7 @@ func run(ctx context.Context, cfg config.Daemon, log *slog.Logger, s *state) err
 	}
 	d.drain(ctx, server, parts)
 	stop()
-	return group.Wait()
+	return errors.Join(group.Wait(), ipam.end())
 }
 
 // background starts the work that nobody asks for. It begins nothing new once
@@ -166,7 +169,10 @@ func WriteThinConf(ctx context.Context, cfg config.Daemon, log *slog.Logger) err
 func writeThinConf(cfg config.Daemon, log *slog.Logger) error {
 	s := confSettings(cfg)
 	s.Mode, s.Socket = config.Thin, ""
-	s.Kubeconfig = cfg.Kubernetes.Kubeconfig
+	s.Kubeconfig, s.NodeName = cfg.Kubernetes.Kubeconfig, cfg.NodeName
+	if cfg.IPAM.Dir != filepath.Join(cfg.StateDir, "addresses") {
+		s.IPAMDir = cfg.IPAM.Dir
+	}
 	if cfg.ConfDir != config.DefaultConfDir {
 		s.ConfDir = cfg.ConfDir
 	}

@@ -249,3 +249,22 @@ func statID(stat func(*unix.Stat_t) error) (ID, error) {
 	}
 	return ID{Dev: st.Dev, Inode: st.Ino}, nil
 }
+
+// HasOthers says whether the folder of path has another namespace in it. Where
+// it has none, nothing is said by path being gone: the mount that holds all of
+// them may be missing.
+func HasOthers(path string) bool {
+	dir := filepath.Dir(path)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, entry := range entries {
+		other := filepath.Join(dir, entry.Name())
+		var fs unix.Statfs_t
+		if other != path && unix.Statfs(other, &fs) == nil && fs.Type == unix.NSFS_MAGIC {
+			return true
+		}
+	}
+	return false
+}

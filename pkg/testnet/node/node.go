@@ -36,6 +36,11 @@ func Build(ctx context.Context, dir, tags string) (Binaries, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the binaries: %w\n%s", err, out)
 	}
+	for _, name := range []string{"meta-ipam", "whereabouts"} {
+		if err := os.Symlink("meta-cni", filepath.Join(dir, name)); err != nil {
+			return "", err
+		}
+	}
 	return Binaries(dir), nil
 }
 
