@@ -86,6 +86,7 @@ type Agent struct {
 
 	kick      chan struct{} // background work waits
 	aheadKick chan struct{}
+	coolKick  chan struct{}
 }
 
 // space is what the agent knows of a space besides the log; all of it is a
@@ -137,7 +138,7 @@ func Open(log Log, recovered wal.Recovered, o Options) (*Agent, error) {
 		reserved: map[ipam.ClaimRef]ipam.Key{}, turns: map[ipam.Key]*turn{}, spaces: map[string]*space{},
 		sights: map[ipam.Key]time.Duration{}, lost: map[ipam.ClaimRef]bool{},
 		ahead: map[string]aheadNeed{}, refused: map[string]error{},
-		kick: make(chan struct{}, 1), aheadKick: make(chan struct{}, 1),
+		kick: make(chan struct{}, 1), aheadKick: make(chan struct{}, 1), coolKick: make(chan struct{}, 1),
 	}
 	return a, a.begin()
 }
@@ -347,8 +348,10 @@ func (a *Agent) wantScan() {
 
 // wake has the background work looked at soon.
 func (a *Agent) wake() {
-	select {
-	case a.kick <- struct{}{}:
-	default:
+	for _, kick := range []chan struct{}{a.kick, a.coolKick} {
+		select {
+		case kick <- struct{}{}:
+		default:
+		}
 	}
 }

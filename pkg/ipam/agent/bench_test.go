@@ -85,9 +85,10 @@ func allocateAndRelease(b *testing.B, a *Agent) {
 // The time of an allocation doesn't grow with the number of addresses that one
 // node has, up to a million (META_CNI_SOAK); the short run has fewer.
 func TestTimeOfAnAllocationDoesNotGrow(t *testing.T) {
-	count := 20_000
+	// In the short run the machine may be busy with other tests.
+	count, limit := 20_000, 4.0
 	if os.Getenv("META_CNI_SOAK") != "" {
-		count = 1_000_000
+		count, limit = 1_000_000, 1.5
 	}
 	for _, text := range []string{"10.0.0.0/8", "2001:db8::/64"} {
 		t.Run(text, func(t *testing.T) {
@@ -106,18 +107,12 @@ func TestTimeOfAnAllocationDoesNotGrow(t *testing.T) {
 				took = append(took, time.Since(start)/window)
 			}
 			n := min(10, len(took)/2)
-			first, last := median(took[:n]), median(took[len(took)-n:])
+			first, last := slices.Min(took[:n]), slices.Min(took[len(took)-n:])
 			ratio := float64(last) / float64(first)
 			t.Logf("%d allocations: %s at the beginning, %s at the end, ratio %.2f", count, first, last, ratio)
-			if ratio > 1.5 {
+			if ratio > limit {
 				t.Errorf("an allocation takes %.2f times as long at the end as at the beginning", ratio)
 			}
 		})
 	}
-}
-
-func median(d []time.Duration) time.Duration {
-	d = slices.Clone(d)
-	slices.Sort(d)
-	return d[len(d)/2]
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/meta-cni/meta-cni/pkg/ipam"
+	"github.com/meta-cni/meta-cni/pkg/iprange"
 )
 
 // Cool gives up the claims of released addresses: first each says Cooling, so
@@ -30,6 +31,24 @@ func (a *Agent) Cool(ctx context.Context) error {
 		errs = append(errs, a.coolOne(ctx, ref))
 	}
 	return errors.Join(errs...)
+}
+
+// tellAll says of claims in a range that were released just now that they cool.
+// Who can't be told now is told later.
+func (a *Agent) tellAll(ctx context.Context, space string, within iprange.Set) {
+	a.mu.Lock()
+	var fresh []ipam.ClaimRef
+	for ref, c := range a.state.cooling {
+		if !c.told && ref.Space == space && within.Contains(ref.Addr) {
+			fresh = append(fresh, ref)
+		}
+	}
+	a.mu.Unlock()
+	for _, ref := range fresh {
+		if err := a.coolOne(ctx, ref); err != nil {
+			a.opts.Log.Debug("a claim doesn't say yet that it cools", "claim", ref.String(), "error", err.Error())
+		}
+	}
 }
 
 // coolOne takes the next step with one claim.

@@ -178,6 +178,7 @@ func (a *Agent) fromCooling(ctx context.Context, t *task, rg ipam.Range) (place,
 	if rg.Usable.Count().Cmp(iprange.From64(certainAddrs)) > 0 {
 		return place{}, false, nil
 	}
+	a.tellAll(ctx, sp.Name, rg.Usable)
 	claims, err := a.opts.Store.SpaceClaims(ctx, sp.Name, rg.Usable)
 	if err != nil {
 		return place{}, false, unavailable(fmt.Errorf("claims of %s: %w", sp.Name, err))
@@ -281,7 +282,7 @@ func (a *Agent) account(ctx context.Context, rg ipam.Range) string {
 	counts, owners := map[ipam.ClaimState]int{}, map[string]int{}
 	for _, c := range claims {
 		counts[c.State]++
-		owners["namespace "+c.Owner.PodNamespace]++
+		owners[group(c.Owner)]++
 	}
 	used, resting := a.usedHere(rg, owners)
 	text += fmt.Sprintf(": %d claimed, %d cooling, %d kept", counts[ipam.Bound], counts[ipam.Cooling], counts[ipam.Kept])
@@ -315,11 +316,19 @@ func (a *Agent) usedHere(rg ipam.Range, owners map[string]int) (used, cooling in
 	for _, r := range a.state.records {
 		for _, p := range r.Places {
 			if p.InBlock && p.Claim == nil && p.Space == rg.Space.Name && rg.Usable.Contains(p.Addr) {
-				owners["namespace "+r.Owner.PodNamespace]++
+				owners[group(r.Owner)]++
 			}
 		}
 	}
 	return used, cooling
+}
+
+// group is by what owners are counted.
+func group(o ipam.Owner) string {
+	if o.PodNamespace == "" {
+		return "sandboxes without a pod"
+	}
+	return "namespace " + o.PodNamespace
 }
 
 // biggest names the three with the most, the first of equals by name.

@@ -30,7 +30,7 @@ func (a *Agent) Run(ctx context.Context) {
 		group.Go(func() { a.loop(ctx, what, period, bell, do) })
 	}
 	every("lease blocks ahead", time.Minute, a.aheadKick, a.Ahead)
-	every("give claims up", coolEvery, nil, a.Cool)
+	every("give claims up", coolEvery, a.coolKick, a.Cool)
 	every("share blocks", answerEvery, a.opts.Asked, a.Answer)
 	every("tell how blocks are used", mirrorEvery, nil, a.Mirror)
 	every("tidy up", tidyEvery, nil, a.Tidy)
