@@ -29,6 +29,18 @@ func ParseKey(text string) (Key, error) {
 	return k, k.Check()
 }
 
+// Unknown stands in an imported claim's key for an interface or a network that
+// nobody could tell. No interface and no CNI network has that name.
+const Unknown = "*"
+
+// Covers says whether a DEL with the other key is meant for k: the same
+// container, and the same interface and network unless k doesn't know.
+func (k Key) Covers(other Key) bool {
+	return k.ContainerID == other.ContainerID &&
+		(k.IfName == Unknown || k.IfName == other.IfName) &&
+		(k.Network == Unknown || k.Network == other.Network)
+}
+
 // Check refuses a key with an empty part.
 func (k Key) Check() error {
 	if k.ContainerID == "" || k.IfName == "" || k.Network == "" {

@@ -381,6 +381,30 @@ func TestImportedClaimIsAdopted(t *testing.T) {
 	}
 }
 
+// A DEL finds an imported claim that doesn't know its interface and network.
+func TestImportedClaimWithoutNames(t *testing.T) {
+	c := newCluster(t)
+	m := c.node("a")
+	rg := rangeOf(t, "10.0.0.0/28")
+	ref := ipam.ClaimRef{Space: "default", Addr: addr("10.0.0.5")}
+	m.add("x", "10.0.0.0/28") // makes the space and the block
+	owner := request(t, "old").Owner
+	owner.IfName, owner.Network = ipam.Unknown, ipam.Unknown
+	if _, err := c.store.CreateClaim(t.Context(), ipam.Claim{Ref: ref, State: ipam.Bound, Node: ipam.Node{Name: "a"}, Owner: owner, Pool: rg.Pool}); err != nil {
+		t.Fatal(err)
+	}
+	c.settle(1)
+	m.start()
+	m.del("other")
+	if len(m.Held(owner.Key)) != 1 {
+		t.Fatal("another's DEL released it")
+	}
+	m.del("old")
+	if len(m.Held(owner.Key)) != 0 {
+		t.Error("its DEL didn't release it")
+	}
+}
+
 func TestProbe(t *testing.T) {
 	c := newCluster(t)
 	m := c.node("a")

@@ -16,7 +16,28 @@ func (a *Agent) Release(ctx context.Context, key ipam.Key) error {
 		return err
 	}
 	defer leave()
-	return a.releaseKey(key)
+	if err := a.releaseKey(key); err != nil {
+		return err
+	}
+	for _, imported := range a.vague(key) {
+		if err := a.releaseKey(imported); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// vague are imported keys that don't know all of their name and cover this one.
+func (a *Agent) vague(key ipam.Key) []ipam.Key {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var keys []ipam.Key
+	for other := range a.state.vague {
+		if other.Covers(key) {
+			keys = append(keys, other)
+		}
+	}
+	return keys
 }
 
 func (a *Agent) releaseKey(key ipam.Key) error {
@@ -40,7 +61,9 @@ func (a *Agent) releaseKey(key ipam.Key) error {
 // ReleaseAttachment is Release for every network of an interface; see
 // ipam.Allocator.
 func (a *Agent) ReleaseAttachment(ctx context.Context, containerID, ifName string) error {
-	for _, key := range a.keys(func(k ipam.Key) bool { return k.ContainerID == containerID && k.IfName == ifName }) {
+	for _, key := range a.keys(func(k ipam.Key) bool {
+		return k.Covers(ipam.Key{ContainerID: containerID, IfName: ifName, Network: k.Network})
+	}) {
 		if err := a.Release(ctx, key); err != nil {
 			return err
 		}

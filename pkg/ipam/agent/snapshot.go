@@ -104,7 +104,7 @@ func decodeState(data []byte, boot string) (*state, error) {
 		s.list(kept)
 	}
 	for _, r := range in.Records {
-		s.records[r.Owner.Key] = r
+		s.record(r)
 		for _, p := range r.Places {
 			if p.Claim != nil {
 				s.owners[p.ref()] = r.Owner.Key

@@ -35,6 +35,8 @@ type state struct {
 	bySpace map[string][]*held
 	// open are those of them that may have a free address.
 	open map[string][]*held
+	// vague are the keys of records that don't know all of their name.
+	vague map[ipam.Key]bool
 	// owners finds the key of a claimed address.
 	owners map[ipam.ClaimRef]ipam.Key
 }
@@ -77,7 +79,7 @@ func newState() *state {
 		spaces: map[string]ipam.Space{}, blocks: map[ipam.BlockRef]*held{},
 		records: map[ipam.Key]*record{}, intents: map[ipam.Key]*record{},
 		cooling: map[ipam.ClaimRef]*cooling{}, bySpace: map[string][]*held{}, open: map[string][]*held{},
-		owners: map[ipam.ClaimRef]ipam.Key{},
+		owners: map[ipam.ClaimRef]ipam.Key{}, vague: map[ipam.Key]bool{},
 	}
 }
 
@@ -209,8 +211,23 @@ func (s *state) grant(r *record) error {
 			s.owners[p.ref()] = r.Owner.Key
 		}
 	}
-	s.records[r.Owner.Key] = r
+	s.record(r)
 	return nil
+}
+
+// record takes a record in.
+func (s *state) record(r *record) {
+	key := r.Owner.Key
+	s.records[key] = r
+	if key.IfName == ipam.Unknown || key.Network == ipam.Unknown {
+		s.vague[key] = true
+	}
+}
+
+// forget takes it out.
+func (s *state) forget(key ipam.Key) {
+	delete(s.records, key)
+	delete(s.vague, key)
 }
 
 func (s *state) hold(key ipam.Key, ref ipam.ClaimRef, v ipam.Version) {
@@ -247,7 +264,7 @@ func (s *state) release(key ipam.Key, now time.Duration) error {
 		}
 	}
 	s.coolClaims(r, now+s.rest(r, ""))
-	delete(s.records, key)
+	s.forget(key)
 	return nil
 }
 
@@ -262,7 +279,7 @@ func (s *state) drop(key ipam.Key, now time.Duration) {
 		}
 	}
 	s.coolClaims(r, now)
-	delete(s.records, key)
+	s.forget(key)
 }
 
 // coolClaims puts the claims of a released record on the list of those to give
