@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -44,6 +45,7 @@ func newWorld(t *testing.T) *world {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: makes network namespaces")
 	}
+	t.Parallel() // they wait most of the time
 	w := &world{t: t, net: testnet.New(t)}
 	w.wire = w.net.Switch("switch")
 	w.other = w.net.Host("other")
@@ -71,7 +73,6 @@ type found struct {
 	Addresses string
 	Routes    int
 	IPv6Off   string
-	Members   string
 }
 
 func (w *world) look(h *testnet.Host) found {
@@ -93,8 +94,23 @@ func (w *world) look(h *testnet.Host) found {
 		f.Routes += len(routes)
 	}
 	f.IPv6Off = read(w.t, h, "/proc/sys/net/ipv6/conf/"+ifName+"/disable_ipv6")
-	f.Members = read(w.t, h, "/proc/thread-self/net/dev_mcast")
 	return f
+}
+
+// settled waits for what the kernel does by itself with a link that is up: it
+// adds an address of the link's own.
+func (w *world) settled(h *testnet.Host) {
+	w.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		addrs, err := h.Netlink().AddrList(h.Link(ifName), unix.AF_INET6)
+		if err != nil || time.Now().After(deadline) {
+			w.t.Fatalf("addresses %v: %v", addrs, err)
+		}
+		tentative := slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 })
+		if len(addrs) == 3 && !tentative {
+			return
+		}
+	}
 }
 
 func read(t *testing.T, h *testnet.Host, path string) string {
@@ -175,6 +191,7 @@ func TestLinkThatIsUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.pod.Address(ifName, "192.0.2.20/24", "2001:db8::20/64", "fe80::20/64")
+	w.settled(w.pod)
 	for i := range used() {
 		compare := w.unchanged(w.pod)
 		wantConflict(t, w.ask(w.pod, used()[i]), Conflict{Addr: used()[i], MAC: mac(w.other, "eth0")})
@@ -281,26 +298,32 @@ func TestTwoProbersAtOnce(t *testing.T) {
 	second := w.net.Host("second")
 	w.wire.Plug(second, ifName)
 	w.down(second)
-	pods := []*testnet.Host{w.pod, second}
+	host := w.net.Host("host")
+	w.wire.Plug(host, "eth0")
 	// Long enough for the other to begin, however busy the machine is.
-	p := New(Timing{Probes: 15, Between: 100 * time.Millisecond, Jitter: 50 * time.Millisecond, Last: 500 * time.Millisecond, Carrier: time.Second})
-	for _, addr := range free() {
-		t.Run(addr.String(), func(t *testing.T) {
-			var errs [2]error
-			var group sync.WaitGroup
-			for i, pod := range pods {
-				group.Go(func() { errs[i] = p.Address(t.Context(), pod.Path(), ifName, addr) })
-			}
-			group.Wait()
-			if errs[0] == nil && errs[1] == nil {
-				t.Fatal("both believe that it is free")
-			}
-			for i, err := range errs {
-				if err != nil {
-					wantConflict(t, err, Conflict{Addr: addr, MAC: mac(pods[1-i], ifName), Asks: true})
+	p := New(Timing{Probes: 10, Between: 100 * time.Millisecond, Jitter: 50 * time.Millisecond, Last: 300 * time.Millisecond, Carrier: time.Second})
+	for name, pods := range map[string][]*testnet.Host{
+		"veth":    {w.pod, second},
+		"macvlan": {w.macvlan(host, "third"), w.macvlan(host, "fourth")},
+	} {
+		for _, addr := range free() {
+			t.Run(name+" "+addr.String(), func(t *testing.T) {
+				var errs [2]error
+				var group sync.WaitGroup
+				for i, pod := range pods {
+					group.Go(func() { errs[i] = p.Address(t.Context(), pod.Path(), ifName, addr) })
 				}
-			}
-		})
+				group.Wait()
+				if errs[0] == nil && errs[1] == nil {
+					t.Fatal("both believe that it is free")
+				}
+				for i, err := range errs {
+					if err != nil {
+						wantConflict(t, err, Conflict{Addr: addr, MAC: mac(pods[1-i], ifName), Asks: true})
+					}
+				}
+			})
+		}
 	}
 }
 
@@ -435,10 +458,14 @@ func TestDownWithAddress(t *testing.T) {
 
 func TestIPv6WasOff(t *testing.T) {
 	w := newWorld(t)
-	w.pod.Sysctl("net/ipv6/conf/"+ifName+"/disable_ipv6", "1")
-	compare := w.unchanged(w.pod)
-	wantConflict(t, w.ask(w.pod, addr6()), Conflict{Addr: addr6(), MAC: mac(w.other, "eth0")})
-	compare()
+	host := w.net.Host("host")
+	w.wire.Plug(host, "eth0")
+	for _, pod := range []*testnet.Host{w.pod, w.macvlan(host, "second")} {
+		pod.Sysctl("net/ipv6/conf/"+ifName+"/disable_ipv6", "1")
+		compare := w.unchanged(pod)
+		wantConflict(t, w.ask(pod, addr6()), Conflict{Addr: addr6(), MAC: mac(w.other, "eth0")})
+		compare()
+	}
 }
 
 func TestCancel(t *testing.T) {
@@ -496,7 +523,8 @@ func TestNoiseIsIgnored(t *testing.T) {
 		if addr.Is4() {
 			reply := arpMessage(arpReply, mac(w.other, "eth0"), addr, netip.IPv4Unspecified())
 			return unix.ETH_P_ARP, broadcast, [][]byte{
-				reply[:20], patch(reply, 1, 6), patch(reply, 4, 0), patch(reply, 5, 255), {0},
+				reply[:20], patch(reply, 1, 6), patch(reply, 4, 0), patch(reply, 5, 255),
+				{0},
 				make([]byte, 1400), arpProbe(own, addr), arpMessage(arpReply, own, addr, addr),
 				arpMessage(arpReply, mac(w.other, "eth0"), addr4(), addr),
 			}
@@ -504,7 +532,8 @@ func TestNoiseIsIgnored(t *testing.T) {
 		advert := ndMessage(advertisement, addr, allNodes(), addr, targetMAC(mac(w.other, "eth0")))
 		return unix.ETH_P_IPV6, groupMAC(allNodes()), [][]byte{
 			advert[:50], patch(advert, 5, 255), patch(advert, 5, 0), patch(advert, 7, 64), patch(advert, ip6Len+3, 0),
-			{0x60}, make([]byte, 1400), sealed(patch(advert, ip6Len+ndLen+1, 9)),
+			{0x60},
+			make([]byte, 1400), sealed(patch(advert, ip6Len+ndLen+1, 9)),
 			ndMessage(advertisement, addr, allNodes(), addr, targetMAC(own)),
 			ndMessage(advertisement, addr6(), allNodes(), addr6(), nil),
 		}
@@ -609,7 +638,8 @@ func listening(t *testing.T, h *testnet.Host) bool {
 func TestSameInterfaceTwice(t *testing.T) {
 	w := newWorld(t)
 	compare := w.unchanged(w.pod)
-	p := New(Timing{Probes: 2, Between: 50 * time.Millisecond, Last: 100 * time.Millisecond, Carrier: time.Second})
+	timing := Timing{Probes: 2, Between: 50 * time.Millisecond, Last: 100 * time.Millisecond, Carrier: time.Second}
+	p, begin := New(timing), time.Now()
 	var group sync.WaitGroup
 	for _, addr := range append(free(), free()...) {
 		group.Go(func() {
@@ -619,6 +649,9 @@ func TestSameInterfaceTwice(t *testing.T) {
 		})
 	}
 	group.Wait()
+	if took := time.Since(begin); took < 4*(timing.Between+timing.Last) {
+		t.Errorf("four took %s: they were not one after the other", took)
+	}
 	compare()
 	if len(p.turns.taken) != 0 {
 		t.Errorf("%d turns are not given back", len(p.turns.taken))

@@ -175,7 +175,7 @@ func TestRandomWalks(t *testing.T) {
 	beside(t)
 	walks, seed := 7_000, uint64(1)
 	if long(t) {
-		walks, seed = 800_000, uint64(time.Now().UnixNano())
+		walks, seed = 300_000, uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d", seed)
 	for _, with := range []Feature{
