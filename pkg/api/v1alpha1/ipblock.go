@@ -106,17 +106,17 @@ type Node struct {
 
 	// uid of the Node object.
 	// +optional
-	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:MaxLength=512
 	UID string `json:"uid,omitempty"`
 
 	// boot is the kernel's boot ID.
 	// +optional
-	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:MaxLength=512
 	Boot string `json:"boot,omitempty"`
 
 	// log is the random name that the agent's log got when it was made.
 	// +optional
-	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:MaxLength=512
 	Log string `json:"log,omitempty"`
 }
 

@@ -31,6 +31,25 @@ func versionOf(o metav1.Object) ipam.Version {
 	return ipam.Version{UID: string(o.GetUID()), Resource: o.GetResourceVersion()}
 }
 
+// checkBlock refuses what has no name of its own: it would be another's.
+func checkBlock(ref ipam.BlockRef) error {
+	if ref.Prefix.IsValid() {
+		if parsed, err := ipam.ParseBlockRef(ref.String()); err == nil && parsed == ref {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: no IPBlock can be named after space %q and prefix %s: give a DNS label and a masked prefix", ipam.ErrInvalid, ref.Space, ref.Prefix)
+}
+
+func checkClaim(ref ipam.ClaimRef) error {
+	if ref.Addr.IsValid() {
+		if parsed, err := ipam.ParseClaimRef(ref.String()); err == nil && parsed == ref {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: no IPClaim can be named after space %q and address %s: give a DNS label and an address without a zone", ipam.ErrInvalid, ref.Space, ref.Addr)
+}
+
 // touch differs at each update, because each replaces another version.
 func touch(replaced string) int64 {
 	if n, err := strconv.ParseInt(replaced, 10, 64); err == nil || replaced == "" {

