@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -44,6 +45,11 @@ func child() {
 		_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // all begin at once
 		quit(createAll(ctx, s, name, n))
 	case "churn":
+		say("ready")
+		go func() { // it ends with the test, however that ends
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			os.Exit(1)
+		}()
 		churn(ctx, s, name)
 	case "each":
 		quit(each(ctx, s))
@@ -82,7 +88,7 @@ func createAll(ctx context.Context, s *Store, name string, n int) error {
 // it has until it says that it gives it back.
 func churn(ctx context.Context, s *Store, name string) {
 	for {
-		i := rand.IntN(20)
+		i := rand.IntN(100)
 		c, err := s.CreateClaim(ctx, ipam.Claim{Ref: claimRef(i), State: ipam.Bound, Node: ipam.Node{Name: name}})
 		if errors.Is(err, ipam.ErrExists) {
 			continue

@@ -57,7 +57,9 @@ func (s *Store) flock(ctx context.Context, space string) (*os.File, error) {
 		return f, nil
 	case <-ctx.Done():
 		go func() {
-			_ = <-got // who asked has gone
+			if err := <-got; err == nil { // who asked has gone
+				_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+			}
 			_ = f.Close()
 		}()
 		return nil, fmt.Errorf("another process holds %s (fuser shows it): %w", path, ctx.Err())

@@ -124,15 +124,13 @@ func TestManyProcessesCreate(t *testing.T) {
 // was told to be there is.
 func TestKilledProcesses(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, dir)
 	for round := range 6 {
 		var all []*process
 		for n := range 4 {
 			all = append(all, start(t, dir, fmt.Sprintf("r%dp%d", round, n), "churn"))
 		}
 		for _, p := range all {
-			_, err := p.stdout.Peek(1) // it works
-			must(t, err)
+			p.ready(t)
 		}
 		time.Sleep(time.Duration(10+round*7) * time.Millisecond)
 		for _, p := range all {
@@ -149,7 +147,7 @@ func TestKilledProcesses(t *testing.T) {
 				}
 			}
 		}
-		s = open(t, dir)
+		s := open(t, dir)
 		if left := leftovers(t, dir); len(left) > 0 {
 			t.Errorf("left: %v", left)
 		}
