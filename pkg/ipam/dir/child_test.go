@@ -87,7 +87,7 @@ func createAll(ctx context.Context, s *Store, name string, n int) error {
 // churn takes and gives back addresses until it is killed. What it says it has,
 // it has until it says that it gives it back.
 func churn(ctx context.Context, s *Store, name string) {
-	for {
+	for kept := 0; ; {
 		i := rand.IntN(100)
 		c, err := s.CreateClaim(ctx, ipam.Claim{Ref: claimRef(i), State: ipam.Bound, Node: ipam.Node{Name: name}})
 		if errors.Is(err, ipam.ErrExists) {
@@ -98,10 +98,12 @@ func churn(ctx context.Context, s *Store, name string) {
 		c.State = ipam.Cooling
 		c, err = s.UpdateClaim(ctx, c)
 		quit(err)
-		if rand.IntN(3) > 0 {
-			say("gives", i, c.Version.UID)
-			quit(s.DeleteClaim(ctx, c.Ref, c.Version))
+		if kept < 10 && rand.IntN(3) == 0 {
+			kept++
+			continue
 		}
+		say("gives", i, c.Version.UID)
+		quit(s.DeleteClaim(ctx, c.Ref, c.Version))
 	}
 }
 

@@ -48,7 +48,7 @@ func TestStore(t *testing.T) {
 // TestNodeNames: whatever a node is called, what is asked of it is its own.
 func TestNodeNames(t *testing.T) {
 	s := open(t, t.TempDir())
-	nodes := []string{"n1", "N1", "..", ".", "a/b", "a", "../spaces", "=", strings.Repeat("n", 253), strings.Repeat("n", 252) + "m", "ä", "a b"}
+	nodes := []string{"n1", "N1", "..", ".", "a/b", "a", "../spaces", "=", strings.Repeat("n", 253), strings.Repeat("n", 252) + "m", strings.Repeat("n", 300), "ä", "a b"}
 	for n, node := range nodes {
 		must(t, s.Ask(t.Context(), node, blockRef(n)))
 	}
@@ -56,6 +56,12 @@ func TestNodeNames(t *testing.T) {
 		got, err := s.Asked(t.Context(), node)
 		if err != nil || len(got) != 1 || got[0] != blockRef(n) {
 			t.Errorf("%q: %v %v", node, got, err)
+		}
+	}
+	for folder, want := range map[string]int{".": 6, askFolder: len(nodes)} {
+		entries, err := os.ReadDir(filepath.Join(s.dir, folder))
+		if err != nil || len(entries) != want {
+			t.Errorf("%s has %v, want %d folders (%v)", folder, entries, want, err)
 		}
 	}
 	if err := s.Ask(t.Context(), "", blockRef(1)); err == nil {

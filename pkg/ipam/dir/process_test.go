@@ -131,6 +131,8 @@ func TestKilledProcesses(t *testing.T) {
 		}
 		for _, p := range all {
 			p.ready(t)
+			_, err := p.stdout.Peek(1) // it has something
+			must(t, err)
 		}
 		time.Sleep(time.Duration(10+round*7) * time.Millisecond)
 		for _, p := range all {
@@ -171,9 +173,6 @@ func TestKilledProcesses(t *testing.T) {
 		must(t, err)
 		for _, c := range claims {
 			must(t, s.DeleteClaim(t.Context(), c.Ref, c.Version))
-		}
-		if len(claims) == 0 {
-			t.Error("nobody had anything")
 		}
 	}
 }
