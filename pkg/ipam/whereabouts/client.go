@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +23,8 @@ const (
 	reservations = "overlappingrangeipreservations"
 	slicePools   = "nodeslicepools"
 
+	// callTimeout bounds one request, a page of a list too.
+	callTimeout = 10 * time.Second
 	// pageSize of lists: an IPPool may have a megabyte.
 	pageSize = 200
 )
@@ -80,8 +83,8 @@ func list[T any](ctx context.Context, c *Client, resource, version string) ([]T,
 			metav1.ListMeta `json:"metadata"`
 			Items           []T `json:"items"`
 		}
-		data, err := raw(c.rest.Get().Namespace(c.namespace).Resource(resource).
-			VersionedParams(&options, metav1.ParameterCodec).Do(ctx))
+		data, err := raw(ctx, c.rest.Get().Namespace(c.namespace).Resource(resource).
+			VersionedParams(&options, metav1.ParameterCodec))
 		if apierrors.IsNotFound(err) {
 			return nil, nil // no such kind: that part of Whereabouts isn't installed
 		}
@@ -132,8 +135,8 @@ func (c *Client) Delete(ctx context.Context, name string, v ipam.Version) error 
 	if err != nil {
 		return fmt.Errorf("delete reservation %s: %w", name, err)
 	}
-	err = c.rest.Delete().Namespace(c.namespace).Resource(reservations).Name(name).
-		SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body).Do(ctx).Error()
+	_, err = raw(ctx, c.rest.Delete().Namespace(c.namespace).Resource(reservations).Name(name).
+		SetHeader("Content-Type", runtime.ContentTypeJSON).Body(body))
 	return sorted(err, "delete", name)
 }
 
@@ -146,8 +149,8 @@ func (c *Client) body(r Reservation) ([]byte, error) {
 }
 
 func (c *Client) one(ctx context.Context, request *rest.Request, verb, name string) (Reservation, error) {
-	data, err := raw(request.Namespace(c.namespace).Resource(reservations).
-		SetHeader("Content-Type", runtime.ContentTypeJSON).Do(ctx))
+	data, err := raw(ctx, request.Namespace(c.namespace).Resource(reservations).
+		SetHeader("Content-Type", runtime.ContentTypeJSON))
 	if err != nil {
 		return Reservation{}, sorted(err, verb, name)
 	}
@@ -155,8 +158,13 @@ func (c *Client) one(ctx context.Context, request *rest.Request, verb, name stri
 	return r, wrap(json.Unmarshal(data, &r), "%s reservation %s", verb, name)
 }
 
-// raw is the body, or the error with the reason that the body gives.
-func raw(result rest.Result) ([]byte, error) {
+// raw is the body, or the error with the reason that the body gives. A write
+// that the client repeats by itself does no harm: whoever calls for it goes on
+// from what is there.
+func raw(ctx context.Context, request *rest.Request) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	result := request.Do(ctx)
 	if err := result.Error(); err != nil {
 		return nil, err
 	}
