@@ -83,6 +83,7 @@ type Agent struct {
 
 	nodeCount int
 	nodesAt   time.Duration
+	counting  sync.Mutex // of nodes: one at a time
 
 	kick      chan struct{} // background work waits
 	aheadKick chan struct{}
@@ -92,7 +93,9 @@ type Agent struct {
 // space is what the agent knows of a space besides the log; all of it is a
 // hint.
 type space struct {
-	// leasing is held while a block is taken, claiming while a claim is made.
+	// opening is held while the space is read, leasing while a block is taken,
+	// claiming while a claim is made.
+	opening  chan struct{}
 	leasing  chan struct{}
 	claiming chan struct{}
 	view     map[netip.Prefix]sight
@@ -319,7 +322,7 @@ func (a *Agent) hints(name string) *space {
 	sp := a.spaces[name]
 	if sp == nil {
 		sp = &space{
-			leasing: make(chan struct{}, 1), claiming: make(chan struct{}, claimsAtOnce),
+			opening: make(chan struct{}, 1), leasing: make(chan struct{}, 1), claiming: make(chan struct{}, claimsAtOnce),
 			view: map[netip.Prefix]sight{}, viewed: -time.Hour,
 		}
 		a.spaces[name] = sp

@@ -35,6 +35,8 @@ type task struct {
 	// that have a claim of ours.
 	conflicts []error
 	aside     []place
+	// claims are those of ranges that were read, by space and range.
+	claims map[string][]ipam.Claim
 }
 
 // errMoved says that a block was given up between the choice of an address and

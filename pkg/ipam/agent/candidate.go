@@ -2,10 +2,15 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/meta-cni/meta-cni/pkg/ipam"
 	"github.com/meta-cni/meta-cni/pkg/iprange"
@@ -28,7 +33,8 @@ const (
 // candidates are addresses to be tried.
 type candidates interface {
 	next() (netip.Addr, bool)
-	refused(addr netip.Addr)
+	// refused is told of an address that another has, and may wait.
+	refused(ctx context.Context) error
 }
 
 // listing are the free addresses of a range, as far as is known.
@@ -36,6 +42,11 @@ type listing struct {
 	free   []netip.Addr
 	order  ipam.Order
 	losses int
+	// slot of slots is the part of the range in which this node looks first, so
+	// that nodes don't meet where little is free.
+	slot, slots uint64
+	// again lists what is free by now.
+	again func(ctx context.Context) ([]netip.Addr, error)
 }
 
 func (l *listing) next() (netip.Addr, bool) {
@@ -44,25 +55,70 @@ func (l *listing) next() (netip.Addr, bool) {
 	}
 	i := 0
 	switch {
-	case l.order != ipam.Lowest:
-		i = rand.IntN(len(l.free))
-	case l.losses > 0:
+	case l.order == ipam.Lowest && l.losses > 0:
 		i = rand.IntN(min(lowestOf, len(l.free)))
+	case l.order == ipam.Lowest:
+	case l.losses == 0:
+		i = l.near()
+	default:
+		i = rand.IntN(len(l.free))
 	}
 	addr := l.free[i]
 	l.free = slices.Delete(l.free, i, i+1)
 	return addr, true
 }
 
-func (l *listing) refused(netip.Addr) { l.losses++ }
+// near is a free address of this node's slot, or of the next that has one.
+func (l *listing) near() int {
+	best, distance := []int{0}, l.slots
+	for i, addr := range l.free {
+		bytes := addr.As16()
+		at := mix(uint64(bytes[15])|uint64(bytes[14])<<8|uint64(bytes[13])<<16) % l.slots
+		switch d := (at + l.slots - l.slot) % l.slots; {
+		case d < distance:
+			best, distance = []int{i}, d
+		case d == distance:
+			best = append(best, i)
+		}
+	}
+	return best[rand.IntN(len(best))]
+}
+
+const (
+	// lossPause is how long a claim waits, times its losses, for the news of
+	// who was faster.
+	lossPause = 10 * time.Millisecond
+	lossMost  = 8
+)
+
+// refused waits a moment and looks what is free by then.
+func (l *listing) refused(ctx context.Context) error {
+	l.losses++
+	if l.again == nil {
+		return nil
+	}
+	if err := pause(ctx, rand.N(time.Duration(min(l.losses, lossMost))*lossPause)); err != nil {
+		return unavailable(err)
+	}
+	free, err := l.again(ctx)
+	l.free = free
+	return err
+}
 
 // hinted lists what nobody seems to have.
 func (a *Agent) hinted(ctx context.Context, t *task, sp ipam.Space, rg ipam.Range) (candidates, error) {
-	taken, err := a.opts.Store.Taken(ctx, sp.Name, rg.Usable)
-	if err != nil {
-		return nil, unavailable(fmt.Errorf("claims of %s: %w", sp.Name, err))
+	nodes := uint64(a.nodes(ctx))
+	l := &listing{order: t.req.Order, slots: nodes, slot: hashOf(a.Node().Name) % nodes}
+	l.again = func(ctx context.Context) ([]netip.Addr, error) {
+		taken, err := a.opts.Store.Taken(ctx, sp.Name, rg.Usable)
+		if err != nil {
+			return nil, unavailable(fmt.Errorf("claims of %s: %w", sp.Name, err))
+		}
+		return a.list(t, sp, rg, taken), nil
 	}
-	return a.list(t, sp, rg, taken), nil
+	var err error
+	l.free, err = l.again(ctx)
+	return l, err
 }
 
 // certain lists what nobody had a moment ago. What was tried before may have
@@ -71,23 +127,71 @@ func (a *Agent) certain(ctx context.Context, t *task, sp ipam.Space, rg ipam.Ran
 	if rg.Usable.Count().Cmp(iprange.From64(certainAddrs)) > 0 {
 		return &listing{}, nil
 	}
-	claims, err := a.opts.Store.SpaceClaims(ctx, sp.Name, rg.Usable)
+	claims, err := a.claims(ctx, t, sp.Name, rg.Usable)
 	if err != nil {
-		return nil, unavailable(fmt.Errorf("claims of %s: %w", sp.Name, err))
+		return nil, err
 	}
 	taken := make(map[netip.Addr]bool, len(claims))
 	for _, c := range claims {
 		taken[c.Ref.Addr] = true
 	}
-	return a.list(t, sp, rg, taken), nil
+	return &listing{order: ipam.Random, losses: 1, free: a.list(t, sp, rg, taken)}, nil
+}
+
+const (
+	// singly bounds a range whose claims are read one by one: a list of them has
+	// the API server read all claims of all spaces.
+	singly         = 64
+	claimsInFlight = 8
+)
+
+// claims are those of a range as they are now; within one request they are
+// read once.
+func (a *Agent) claims(ctx context.Context, t *task, space string, within iprange.Set) ([]ipam.Claim, error) {
+	key := space + " " + within.String()
+	if known, ok := t.claims[key]; ok {
+		return known, nil
+	}
+	claims, err := a.readClaims(ctx, space, within)
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("claims of %s: %w", space, err))
+	}
+	if t.claims == nil {
+		t.claims = map[string][]ipam.Claim{}
+	}
+	t.claims[key] = claims
+	return claims, nil
+}
+
+func (a *Agent) readClaims(ctx context.Context, space string, within iprange.Set) ([]ipam.Claim, error) {
+	if within.Count().Cmp(iprange.From64(singly)) > 0 {
+		return a.opts.Store.SpaceClaims(ctx, space, within)
+	}
+	var mu sync.Mutex
+	var claims []ipam.Claim
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(claimsInFlight)
+	for addr := range within.Addrs() {
+		group.Go(func() error {
+			c, err := a.opts.Store.GetClaim(ctx, ipam.ClaimRef{Space: space, Addr: addr})
+			if errors.Is(err, ipam.ErrNotFound) {
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			claims = append(claims, c)
+			return err
+		})
+	}
+	return claims, group.Wait()
 }
 
 // list leaves out what is taken, what t has tried, and blocks that are leased.
-func (a *Agent) list(t *task, sp ipam.Space, rg ipam.Range, taken map[netip.Addr]bool) *listing {
+func (a *Agent) list(t *task, sp ipam.Space, rg ipam.Range, taken map[netip.Addr]bool) []netip.Addr {
 	hints := a.hints(sp.Name)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	l := &listing{order: t.req.Order}
+	var free []netip.Addr
 	var block netip.Prefix
 	open := false
 	for addr := range rg.Usable.Addrs() {
@@ -99,10 +203,10 @@ func (a *Agent) list(t *task, sp ipam.Space, rg ipam.Range, taken map[netip.Addr
 		}
 		ref := ipam.ClaimRef{Space: sp.Name, Addr: addr}
 		if open && !taken[addr] && !t.tried[ref] {
-			l.free = append(l.free, addr)
+			free = append(free, addr)
 		}
 	}
-	return l
+	return free
 }
 
 // guesses goes through the blocks of a large range from this node's place on,
@@ -142,10 +246,11 @@ func (g *guesses) next() (netip.Addr, bool) {
 }
 
 // refused moves on for good when the last address of a block was in vain.
-func (g *guesses) refused(netip.Addr) {
+func (g *guesses) refused(context.Context) error {
 	if len(g.current) == 0 {
 		g.moved()
 	}
+	return nil
 }
 
 // blind chooses addresses of a range that is too large to be listed.

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/meta-cni/meta-cni/pkg/ipam"
 )
+
+// shareJitter spreads the nodes that find a block absent and want it shared.
+const shareJitter = 40 * time.Millisecond
 
 // errRefused says that this address can't be had this time: the next one.
 var errRefused = errors.New("refused")
@@ -41,7 +45,9 @@ func (a *Agent) fromClaims(ctx context.Context, t *task, sp ipam.Space, rg ipam.
 			if !errors.Is(err, errRefused) {
 				return p, err == nil, err
 			}
-			c.refused(addr)
+			if err := c.refused(ctx); err != nil {
+				return place{}, false, err
+			}
 		}
 	}
 	return place{}, false, nil
@@ -143,6 +149,10 @@ func (a *Agent) share(ctx context.Context, sp ipam.Space, prefix netip.Prefix) (
 		return !mine && s.mode == ipam.Shared, nil
 	}
 	b, err := a.opts.Store.GetBlock(ctx, ref)
+	if errors.Is(err, ipam.ErrNotFound) && pause(ctx, rand.N(shareJitter)) == nil {
+		// Many nodes may want it shared at this moment, and one suffices.
+		b, err = a.opts.Store.GetBlock(ctx, ref)
+	}
 	if errors.Is(err, ipam.ErrNotFound) {
 		b, err = a.opts.Store.CreateBlock(ctx, ipam.Block{Ref: ref, Mode: ipam.Shared})
 		if errors.Is(err, ipam.ErrExists) {

@@ -33,9 +33,9 @@ func (a *Agent) Cool(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// tellAll says of claims in a range that were released just now that they cool.
-// Who can't be told now is told later.
-func (a *Agent) tellAll(ctx context.Context, space string, within iprange.Set) {
+// tellAll says of claims in a range that were released just now that they cool;
+// the answer is whether there were any. Who can't be told now is told later.
+func (a *Agent) tellAll(ctx context.Context, space string, within iprange.Set) bool {
 	a.mu.Lock()
 	var fresh []ipam.ClaimRef
 	for ref, c := range a.state.cooling {
@@ -49,6 +49,7 @@ func (a *Agent) tellAll(ctx context.Context, space string, within iprange.Set) {
 			a.opts.Log.Debug("a claim doesn't say yet that it cools", "claim", ref.String(), "error", err.Error())
 		}
 	}
+	return len(fresh) > 0
 }
 
 // coolOne takes the next step with one claim.

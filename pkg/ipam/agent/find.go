@@ -34,7 +34,7 @@ func (a *Agent) find(ctx context.Context, t *task, w ipam.Want) (place, ipam.Ran
 			}
 		}
 	}
-	return place{}, ipam.Range{}, a.exhausted(ctx, w)
+	return place{}, ipam.Range{}, a.exhausted(ctx, t, w)
 }
 
 // fromRange is an address of one range that is free for the taking.
@@ -66,6 +66,17 @@ func (a *Agent) space(ctx context.Context, as ipam.Space) (ipam.Space, error) {
 	a.mu.Unlock()
 	if ok {
 		return known, refused
+	}
+	release, err := take(ctx, a.hints(as.Name).opening, "the address space is being read for another pod")
+	if err != nil {
+		return ipam.Space{}, err
+	}
+	defer release()
+	a.mu.Lock()
+	known, ok = a.state.spaces[as.Name]
+	a.mu.Unlock()
+	if ok {
+		return known, nil
 	}
 	made, err := a.opts.Store.Space(ctx, as)
 	if err != nil {

@@ -178,12 +178,14 @@ func (a *Agent) fromCooling(ctx context.Context, t *task, rg ipam.Range) (place,
 	if rg.Usable.Count().Cmp(iprange.From64(certainAddrs)) > 0 {
 		return place{}, false, nil
 	}
-	a.tellAll(ctx, sp.Name, rg.Usable)
-	claims, err := a.opts.Store.SpaceClaims(ctx, sp.Name, rg.Usable)
-	if err != nil {
-		return place{}, false, unavailable(fmt.Errorf("claims of %s: %w", sp.Name, err))
+	if a.tellAll(ctx, sp.Name, rg.Usable) {
+		clear(t.claims)
 	}
-	claims = slices.DeleteFunc(claims, func(c ipam.Claim) bool { return c.State != ipam.Cooling })
+	claims, err := a.claims(ctx, t, sp.Name, rg.Usable)
+	if err != nil {
+		return place{}, false, err
+	}
+	claims = slices.DeleteFunc(slices.Clone(claims), func(c ipam.Claim) bool { return c.State != ipam.Cooling })
 	slices.SortStableFunc(claims, func(x, y ipam.Claim) int { return x.Since.Compare(y.Since) })
 	for _, c := range claims {
 		p, err := a.takeOver(ctx, t, c, rg)
@@ -261,21 +263,21 @@ func (a *Agent) takeKept(ctx context.Context, t *task, c ipam.Claim, rg ipam.Ran
 }
 
 // exhausted says in numbers why there is no address.
-func (a *Agent) exhausted(ctx context.Context, w ipam.Want) error {
+func (a *Agent) exhausted(ctx context.Context, t *task, w ipam.Want) error {
 	texts := make([]string, 0, len(w.Ranges))
 	for _, rg := range w.Ranges {
-		texts = append(texts, a.account(ctx, rg))
+		texts = append(texts, a.account(ctx, t, rg))
 	}
 	return fmt.Errorf("%w: %s; free some, or widen the range", ipam.ErrExhausted, strings.Join(texts, "; "))
 }
 
 // account counts what became of the addresses of a range.
-func (a *Agent) account(ctx context.Context, rg ipam.Range) string {
+func (a *Agent) account(ctx context.Context, t *task, rg ipam.Range) string {
 	text := fmt.Sprintf("range %s of space %s has %s usable", rg.Text, rg.Space.Name, rg.Usable.Count())
 	if rg.Pool != "" {
 		text = fmt.Sprintf("pool %s: %s", rg.Pool, text)
 	}
-	claims, err := a.opts.Store.SpaceClaims(ctx, rg.Space.Name, rg.Usable)
+	claims, err := a.claims(ctx, t, rg.Space.Name, rg.Usable)
 	if err != nil {
 		return fmt.Sprintf("%s (who has them can't be read: %v)", text, err)
 	}

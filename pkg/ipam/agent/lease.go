@@ -48,6 +48,8 @@ func (a *Agent) leases(ctx context.Context, sp ipam.Space, rg ipam.Range) bool {
 
 // nodes is about how many nodes allocate.
 func (a *Agent) nodes(ctx context.Context) int {
+	a.counting.Lock()
+	defer a.counting.Unlock()
 	a.mu.Lock()
 	count, fresh := a.nodeCount, a.nodeCount > 0 && a.now()-a.nodesAt < nodesAge
 	a.mu.Unlock()
@@ -316,11 +318,16 @@ func (a *Agent) cursor(sp ipam.Space, blocks iprange.Blocks) iprange.Uint128 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if hints.cursor == nil {
-		h := fnv.New64a()
-		_, _ = h.Write([]byte(a.state.node.Name + "\x00" + sp.Name)) // a hash takes everything
-		hints.cursor = &iprange.Uint128{Hi: mix(h.Sum64() + 1), Lo: mix(h.Sum64())}
+		h := hashOf(a.state.node.Name + "\x00" + sp.Name)
+		hints.cursor = &iprange.Uint128{Hi: mix(h + 1), Lo: mix(h)}
 	}
 	return hints.cursor.Mod(blocks.Count())
+}
+
+func hashOf(text string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(text)) // a hash takes everything
+	return h.Sum64()
 }
 
 // mix spreads the few bits in which short names differ (splitmix64).
