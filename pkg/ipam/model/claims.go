@@ -84,11 +84,26 @@ func (c *Config) frees(claim claimObject) []uint8 {
 // a later record may use it.
 func (s *state) drop(c *Config, b uint8) {
 	s.boxes[b].record = noRecord
+	s.ignoreReply(c, b)
+}
+
+func (s *state) ignoreReply(c *Config, b uint8) {
 	r := s.nodes[home(b)].request
 	forBox := r.kind == createClaim || r.kind == touchClaim || r.kind == takeClaim
 	if c.With&KeepClaim != 0 && c.Without != OwnReply && forBox && r.box == b {
 		s.giveUp(c, home(b))
 	}
+}
+
+// askAgain is for an ADD of a sandbox whose record is older: its claim was
+// adopted although it wasn't there. Another sandbox of an IPAMClaim may have
+// taken such a claim over since, and freed it.
+func (s *state) askAgain(c *Config, b uint8) {
+	if c.With&KeepClaim == 0 || c.Without == AskAgain || s.boxes[b].record == noRecord {
+		return
+	}
+	s.boxes[b].record = intent
+	s.ignoreReply(c, b)
 }
 
 // observe is what an agent sees for itself on its node: imported claims to

@@ -63,7 +63,8 @@
 //     keeper may be a pod, whose next life may be on another node, or an
 //     IPAMClaim: its sandboxes may have the address at once, each takes the
 //     claim over, Bound or Kept, and a Bound or Kept claim covers all of them,
-//     whichever it names. It is freed when the keeper is gone, and a keeper
+//     whichever it names. A later ADD of the same sandbox asks again, and no
+//     reply to an earlier one counts. It is freed when the keeper is gone, and a keeper
 //     that is gone has no sandbox.
 //   - The controller frees the objects of nodes without power and of older
 //     boots, nothing else.

@@ -92,8 +92,9 @@ const (
 	KeptStays               // a claim with a keeper becomes Kept, whoever frees it
 	ForgetUnused            // a keeper that is gone has no sandbox
 	OwnReply                // a reply is for the record that asked, not for a later one of the same sandbox
+	AskAgain                // an ADD doesn't answer from the record of an IPAMClaim's claim that is older than it
 
-	lastGuard = OwnReply
+	lastGuard = AskAgain
 )
 
 // String is the rule as a person would say it.
@@ -110,7 +111,7 @@ func (g Guard) String() string {
 		"version on the UPDATE to Cooling", "read the list before the log", "a lost log's block is not taken back",
 		"a lost log's claims are not scanned", "a lost log's objects are not collected", "an imported claim is not scanned",
 		"intent before adopting", "only the keeper takes a Kept claim", "a claim with a keeper becomes Kept",
-		"forget a keeper only without sandboxes", "a reply is for the record that asked",
+		"forget a keeper only without sandboxes", "a reply is for the record that asked", "ask again for an adopted claim of an IPAMClaim",
 	}[g]
 }
 

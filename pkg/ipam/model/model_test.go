@@ -68,6 +68,8 @@ func TestProtocolHolds(t *testing.T) {
 		{Addresses: 1, Sandboxes: 3, Late: 1, With: KeepPod | Cooling | FromShared},
 		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: KeepClaim | FromShared},
 		{Addresses: 1, Sandboxes: 3, Late: 1, With: KeepClaim | Cooling | FromShared},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: KeepClaim | Import},
+		{Addresses: 1, Sandboxes: 2, Late: 1, Crashes: 1, With: KeepPod | Import},
 	}
 	if long(t) {
 		sizes = append(
@@ -179,7 +181,7 @@ func TestRandomWalks(t *testing.T) {
 	}
 	t.Logf("seed %d", seed)
 	for _, with := range []Feature{
-		0, Cooling | LogLoss, Cooling | LogLoss | Import | KeepPod, Cooling | LogLoss | FromShared | KeepClaim,
+		0, Cooling | LogLoss, Cooling | LogLoss | Import | KeepPod, Cooling | LogLoss | Import | KeepClaim,
 	} {
 		c := Config{Addresses: 2, Sandboxes: 3, Late: 2, Crashes: 7, With: with}
 		begin := time.Now()

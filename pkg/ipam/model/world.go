@@ -88,6 +88,7 @@ func (x *expander) runtime(s *state, b uint8) {
 			return
 		}
 		next.boxes[b].life = adding
+		next.askAgain(x.c, b)
 		x.add(next, edge{what: evAdd, node: home(b), box: b})
 	case adding, live:
 		next.boxes[b].life = deleting
