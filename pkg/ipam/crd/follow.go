@@ -141,6 +141,12 @@ func (f *follow[V]) inStep() bool {
 	return f.synced
 }
 
+func (f *follow[V]) runs() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.running
+}
+
 // why is what keeps it from being in step.
 func (f *follow[V]) why() error {
 	f.mu.Lock()

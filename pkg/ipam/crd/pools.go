@@ -37,8 +37,8 @@ type PoolsOptions struct {
 }
 
 // Pools is ipam.Pools on IPPools. It answers from watches, before they are in
-// step from the copy of the last run, and needs Run to be in step at all. The
-// labels of the node and of namespaces are followed once a pool selects them.
+// step from the copy of the last run, and without Run by reads. The labels of
+// the node and of namespaces are followed once a pool selects them.
 type Pools struct {
 	rest rest.Interface
 	o    PoolsOptions
@@ -227,12 +227,36 @@ func names(pools map[string]v1alpha1.IPPoolSpec) string {
 	return strings.Join(all, ", ")
 }
 
-// known are the pools of the watch if it is in step, else those of the copy.
+// known are the pools of the watch if it is in step, else those of the copy;
+// while Run doesn't run they are read if they can be.
 func (p *Pools) known(ctx context.Context) (_ map[string]v1alpha1.IPPoolSpec, inStep bool) {
 	if p.pools.settle(ctx) {
 		return p.pools.all(), true
 	}
+	if !p.pools.runs() {
+		if read, err := p.list(ctx); err == nil {
+			return read, true
+		}
+	}
 	return p.disk.last().Pools, false
+}
+
+func (p *Pools) list(ctx context.Context) (map[string]v1alpha1.IPPoolSpec, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	all, err := p.pools.source.list(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	list, ok := all.(*v1alpha1.IPPoolList)
+	if !ok {
+		return nil, fmt.Errorf("the API server sent %T where IPPools belong", all)
+	}
+	pools := map[string]v1alpha1.IPPoolSpec{}
+	for i := range list.Items {
+		p.pools.put(pools, &list.Items[i])
+	}
+	return pools, nil
 }
 
 // Match implements ipam.Pools.
