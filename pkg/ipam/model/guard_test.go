@@ -118,11 +118,13 @@ func TestEachGuardHasACase(t *testing.T) {
 func TestRandomWalksFindViolations(t *testing.T) {
 	t.Parallel()
 	for _, tc := range guardCases() {
-		if tc.want == None {
+		// An imported claim is there once, at the start: walks are too blind to
+		// do all that AskAgain's loss needs with it. The exhaustive search finds it.
+		if tc.want == None || tc.without == AskAgain {
 			continue
 		}
 		c := Config{Addresses: 2, Sandboxes: 3, Late: 2, Crashes: 7, With: tc.with, Without: tc.without}
-		if tc.without == OwnReply || tc.without == AskAgain { // too rare where there is much else to do
+		if tc.without == OwnReply { // too rare where there is much else to do
 			c = Config{Addresses: 1, Sandboxes: 2, Late: 1, With: tc.with, Without: tc.without}
 		}
 		begin := time.Now()
