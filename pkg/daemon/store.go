@@ -19,17 +19,17 @@ import (
 // may have asked for a block; nil where nothing tells.
 func (d *Daemon) openStore(ctx context.Context, cfg config.Daemon, client *kube.Client, a *addressing) (bell <-chan struct{}, err error) {
 	if cfg.Mode == config.Standalone {
-		return nil, openFolder(ctx, cfg, a)
+		return nil, d.openFolder(ctx, cfg, a)
 	}
 	return d.openCluster(cfg, client, a)
 }
 
-func openFolder(ctx context.Context, cfg config.Daemon, a *addressing) error {
+func (d *Daemon) openFolder(ctx context.Context, cfg config.Daemon, a *addressing) error {
 	store, err := dir.Open(ctx, cfg.IPAM.Dir)
 	if err != nil {
 		return err
 	}
-	a.store = store
+	a.store, a.pools = store, &dir.Pools{Dir: cfg.IPAM.PoolsDir, Log: d.opts.Log}
 	a.node = &nodeObject{name: cfg.NodeName, known: machineID()}
 	return nil
 }
