@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/yaml"
@@ -63,6 +64,21 @@ func load(t *testing.T) []runtime.Object {
 	}
 }
 
+// named returns the one object of its type and name.
+func named[T interface {
+	runtime.Object
+	metav1.Object
+}](t *testing.T, name string) T {
+	t.Helper()
+	for _, object := range load(t) {
+		if match, ok := object.(T); ok && match.GetName() == name {
+			return match
+		}
+	}
+	t.Fatalf("no %T with the name %s", *new(T), name)
+	return *new(T)
+}
+
 // only returns the one object of its type.
 func only[T runtime.Object](t *testing.T) T {
 	t.Helper()
@@ -87,6 +103,7 @@ func TestManifestKinds(t *testing.T) {
 		[]string{"Namespace"},
 		slices.Repeat([]string{"CustomResourceDefinition"}, 6),
 		[]string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ConfigMap", "DaemonSet"},
+		[]string{"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Deployment"},
 	)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("kinds (-want +got):\n%s", diff)
@@ -186,10 +203,10 @@ func TestRights(t *testing.T) {
 		{APIGroups: []string{"meta-cni.io"}, Resources: []string{"addressspaces"}, Verbs: []string{"get", "create"}},
 		{APIGroups: []string{""}, Resources: []string{"nodes", "namespaces"}, Verbs: []string{"get", "list", "watch"}},
 	}
-	if diff := cmp.Diff(want, only[*rbacv1.ClusterRole](t).Rules); diff != "" {
+	if diff := cmp.Diff(want, named[*rbacv1.ClusterRole](t, "meta-cnid").Rules); diff != "" {
 		t.Errorf("rules (-want +got):\n%s", diff)
 	}
-	role := only[*rbacv1.Role](t)
+	role := named[*rbacv1.Role](t, "meta-cnid")
 	inNamespace := []rbacv1.PolicyRule{
 		{APIGroups: []string{"meta-cni.io"}, Resources: []string{"ipblocks"}, Verbs: []string{"get", "list", "create", "update", "delete"}},
 		{APIGroups: []string{"meta-cni.io"}, Resources: []string{"ipblocks/status"}, Verbs: []string{"patch"}},
@@ -203,9 +220,9 @@ func TestRights(t *testing.T) {
 	if role.Namespace != v1alpha1.Namespace {
 		t.Errorf("the role is in namespace %q, the objects in %q", role.Namespace, v1alpha1.Namespace)
 	}
-	account := only[*corev1.ServiceAccount](t)
+	account := named[*corev1.ServiceAccount](t, "meta-cnid")
 	subject := rbacv1.Subject{Kind: "ServiceAccount", Name: account.Name, Namespace: account.Namespace}
-	for _, subjects := range [][]rbacv1.Subject{only[*rbacv1.ClusterRoleBinding](t).Subjects, only[*rbacv1.RoleBinding](t).Subjects} {
+	for _, subjects := range [][]rbacv1.Subject{named[*rbacv1.ClusterRoleBinding](t, "meta-cnid").Subjects, named[*rbacv1.RoleBinding](t, "meta-cnid").Subjects} {
 		if diff := cmp.Diff([]rbacv1.Subject{subject}, subjects); diff != "" {
 			t.Errorf("subjects (-want +got):\n%s", diff)
 		}

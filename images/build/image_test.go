@@ -73,7 +73,7 @@ func decode[T any](t *testing.T, data []byte) T {
 }
 
 func testImage() image {
-	p := programs{daemon: []byte("daemon"), plugin: []byte("plugin")}
+	p := programs{daemon: []byte("daemon"), plugin: []byte("plugin"), controller: []byte("controller")}
 	return image{name: "localhost/meta-cni:dev", arch: "arm64", date: time.Unix(7, 0).UTC(), layers: layers(p)}
 }
 
@@ -111,15 +111,16 @@ func TestArchive(t *testing.T) {
 
 func wantFiles() map[string]string {
 	return map[string]string{
-		"bin":                    "-> usr/bin",
-		"etc/group":              "644 root:x:0:\n",
-		"etc/passwd":             "644 root:x:0:0:root:/:/sbin/nologin\n",
-		"lib":                    "-> usr/lib",
-		"lib64":                  "-> usr/lib64",
-		"opt/meta-cni/meta-cni":  "755 plugin",
-		"opt/meta-cni/meta-cnid": "755 daemon",
-		"sbin":                   "-> usr/sbin",
-		"var/run":                "-> /run",
+		"bin":                              "-> usr/bin",
+		"etc/group":                        "644 root:x:0:\n",
+		"etc/passwd":                       "644 root:x:0:0:root:/:/sbin/nologin\n",
+		"lib":                              "-> usr/lib",
+		"lib64":                            "-> usr/lib64",
+		"opt/meta-cni/meta-cni":            "755 plugin",
+		"opt/meta-cni/meta-cni-controller": "755 controller",
+		"opt/meta-cni/meta-cnid":           "755 daemon",
+		"sbin":                             "-> usr/sbin",
+		"var/run":                          "-> /run",
 	}
 }
 

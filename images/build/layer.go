@@ -43,7 +43,8 @@ func layers(p programs) [][]entry {
 	}
 	plugin := []entry{{name: "opt/meta-cni/meta-cni", mode: 0o755, content: p.plugin}}
 	daemon := []entry{{name: "opt/meta-cni/meta-cnid", mode: 0o755, content: p.daemon}}
-	return [][]entry{base, plugin, daemon}
+	controller := []entry{{name: "opt/meta-cni/meta-cni-controller", mode: 0o755, content: p.controller}}
+	return [][]entry{base, plugin, controller, daemon}
 }
 
 // tarball writes entries in their order.
