@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -165,8 +166,9 @@ func pause(ctx context.Context, wait time.Duration) error {
 	}
 }
 
-// fromCooling takes an address that was released and still rests, oldest
-// first, if the sandbox that had it is gone.
+// fromCooling takes an address that was released and still rests, if the
+// sandbox that had it is gone. Of claims it takes any and not the oldest: where
+// nothing else is left, other nodes are looking for one at the same moment.
 func (a *Agent) fromCooling(ctx context.Context, t *task, rg ipam.Range) (place, bool, error) {
 	sp, err := a.space(ctx, rg.Space)
 	if err != nil {
@@ -181,19 +183,24 @@ func (a *Agent) fromCooling(ctx context.Context, t *task, rg ipam.Range) (place,
 	if a.tellAll(ctx, sp.Name, rg.Usable) {
 		clear(t.claims)
 	}
-	claims, err := a.claims(ctx, t, sp.Name, rg.Usable)
-	if err != nil {
-		return place{}, false, err
-	}
-	claims = slices.DeleteFunc(slices.Clone(claims), func(c ipam.Claim) bool { return c.State != ipam.Cooling })
-	slices.SortStableFunc(claims, func(x, y ipam.Claim) int { return x.Since.Compare(y.Since) })
-	for _, c := range claims {
-		p, err := a.takeOver(ctx, t, c, rg)
+	for losses := 1; ; losses++ {
+		claims, err := a.claims(ctx, t, sp.Name, rg.Usable)
+		if err != nil {
+			return place{}, false, err
+		}
+		claims = slices.DeleteFunc(slices.Clone(claims), func(c ipam.Claim) bool { return c.State != ipam.Cooling || t.tried[c.Ref] })
+		if len(claims) == 0 {
+			return place{}, false, nil
+		}
+		p, err := a.takeOver(ctx, t, claims[rand.IntN(len(claims))], rg)
 		if !errors.Is(err, errRefused) {
 			return p, err == nil, err
 		}
+		clear(t.claims)
+		if err := pause(ctx, rand.N(time.Duration(min(losses, lossMost))*lossPause)); err != nil {
+			return place{}, false, unavailable(err)
+		}
 	}
-	return place{}, false, nil
 }
 
 func (a *Agent) coolingInBlocks(t *task, sp ipam.Space, rg ipam.Range) (place, bool) {
