@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -93,6 +95,42 @@ func served(ctx context.Context, client dynamic.Interface, crd apiextensionsv1.C
 		}
 	}
 	return errors.New("not established")
+}
+
+// Rights are those on our group that the manifest gives, as "verb resource", in
+// order.
+func (s *Server) Rights(ctx context.Context) ([]string, error) {
+	client, err := dynamic.NewForConfig(s.Config)
+	if err != nil {
+		return nil, err
+	}
+	rbac := rbacv1.SchemeGroupVersion
+	cluster, err := client.Resource(rbac.WithResource("clusterroles")).Get(ctx, "meta-cnid", metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	inside, err := client.Resource(rbac.WithResource("roles")).Namespace("meta-cni").Get(ctx, "meta-cnid", metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var rights []string
+	for _, object := range []*unstructured.Unstructured{cluster, inside} {
+		var role rbacv1.Role
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &role); err != nil {
+			return nil, err
+		}
+		for _, rule := range role.Rules {
+			for _, resource := range rule.Resources {
+				for _, verb := range rule.Verbs {
+					if slices.Contains(rule.APIGroups, "meta-cni.io") {
+						rights = append(rights, verb+" "+resource)
+					}
+				}
+			}
+		}
+	}
+	slices.Sort(rights)
+	return rights, nil
 }
 
 // As is Config in the name of another user, who has only the rights that RBAC

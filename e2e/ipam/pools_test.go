@@ -121,6 +121,18 @@ func TestPool(t *testing.T) {
 	})
 }
 
+// TestPoolsWithoutRun: they are read.
+func TestPoolsWithoutRun(t *testing.T) {
+	makePool(t, "run-not", `{ranges: [{range: 192.0.2.0/24}], default: true}`)
+	p, stop := pools(t, "n1", "")
+	stop()
+	got, err := p.Match(t.Context(), "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, namesOf(got), []string{"run-not"})
+}
+
 // TestSelectors: who may use a pool, named and unnamed, and what the others are
 // told.
 func TestSelectors(t *testing.T) {

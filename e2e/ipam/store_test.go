@@ -522,7 +522,7 @@ func TestMirror(t *testing.T) {
 	ref := ipam.BlockRef{Space: space(t, store, "").Name, Prefix: netip.MustParsePrefix("10.0.0.0/26")}
 	usage := ipam.Usage{
 		Ref: ref, Bitmap: []byte{1, 0, 0, 0, 0, 0, 0, 128}, At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
-		Owners: []ipam.AddressOwner{{Addr: netip.MustParseAddr("10.0.0.0"), Owner: claim("s", "10.0.0.0").Owner, Since: time.Date(2026, 1, 2, 3, 4, 4, 0, time.UTC)}},
+		Owners:  []ipam.AddressOwner{{Addr: netip.MustParseAddr("10.0.0.0"), Owner: claim("s", "10.0.0.0").Owner, Since: time.Date(2026, 1, 2, 3, 4, 4, 0, time.UTC)}},
 		Version: ipam.Version{UID: "none"},
 	}
 	_, err := store.Mirror(t.Context(), usage)

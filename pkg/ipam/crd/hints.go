@@ -35,8 +35,10 @@ const (
 // hints are the watches of the claims of small ranges, begun when they are
 // asked for. Only names are read, and only addresses are kept.
 type hints struct {
-	store *Store
-	log   *slog.Logger
+	log *slog.Logger
+	// grid and claims are the Store's, but for tests.
+	grid   func(ctx context.Context, space string) (iprange.Grid, bool)
+	claims func(selector string) source
 
 	mu     sync.Mutex
 	closed bool
@@ -53,7 +55,7 @@ type hint struct {
 }
 
 func newHints(s *Store, log *slog.Logger) *hints {
-	return &hints{store: s, log: log, ranges: map[string]*hint{}}
+	return &hints{log: log, grid: s.grid, claims: s.claims, ranges: map[string]*hint{}}
 }
 
 // Taken implements ipam.Store. For a range of more than 4,096 addresses, and
@@ -113,7 +115,7 @@ func (h *hints) use(key string) *hint {
 // never come here.
 func (h *hints) selector(ctx context.Context, space string, within iprange.Set) string {
 	selector := v1alpha1.LabelSpace + "=" + space
-	grid, known := h.store.grid(ctx, space)
+	grid, known := h.grid(ctx, space)
 	if !known || grid.Blocks(within).Count().Cmp(iprange.From64(hintBlocks)) > 0 {
 		return selector
 	}
@@ -140,8 +142,9 @@ func (h *hints) begin(key, space, selector string, within iprange.Set) *hint {
 	return one
 }
 
-func (h *hints) claims(selector string) source {
-	claims := h.store.meta.Resource(v1alpha1.Resource(v1alpha1.ResourceIPClaims)).Namespace(v1alpha1.Namespace)
+// claims are the names of the claims that a selector selects.
+func (s *Store) claims(selector string) source {
+	claims := s.meta.Resource(v1alpha1.Resource(v1alpha1.ResourceIPClaims)).Namespace(v1alpha1.Namespace)
 	return source{
 		what: kind(v1alpha1.ResourceIPClaims), example: &metav1.PartialObjectMetadata{},
 		list: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {

@@ -35,7 +35,7 @@ func (s *Store) Nodes(ctx context.Context) (int, error) {
 	defer cancel()
 	list, err := s.meta.Resource(v1alpha1.Resource(v1alpha1.ResourceNodeIPAMs)).Namespace(v1alpha1.Namespace).List(ctx, metav1.ListOptions{Limit: 1})
 	if err != nil && nodes > 0 {
-		return nodes, nil //nolint:nilerr // it is a hint, and an old one is better than none
+		return nodes, nil // a hint: an old one is better than none
 	}
 	if err != nil {
 		return 0, listed(err, v1alpha1.ResourceNodeIPAMs)
@@ -60,12 +60,12 @@ func (s *Store) EnsureNode(ctx context.Context, n ipam.Node) error {
 	if err != nil {
 		return fmt.Errorf("NodeIPAM %s: %w", n.Name, err)
 	}
-	err = s.patchNode(ctx, n.Name, body, "status")
-	if !errors.Is(err, ipam.ErrNotFound) {
-		return err
+	err = s.get(ctx, v1alpha1.ResourceNodeIPAMs, n.Name, metav1.GetOptions{ResourceVersion: "0"}, &v1alpha1.NodeIPAM{})
+	if errors.Is(err, ipam.ErrNotFound) {
+		box := &v1alpha1.NodeIPAM{TypeMeta: typeMeta("NodeIPAM"), ObjectMeta: objectMeta(n.Name, ipam.Version{})}
+		err = s.create(ctx, v1alpha1.ResourceNodeIPAMs, box, &v1alpha1.NodeIPAM{})
 	}
-	box := &v1alpha1.NodeIPAM{TypeMeta: typeMeta("NodeIPAM"), ObjectMeta: objectMeta(n.Name, ipam.Version{})}
-	if err := s.create(ctx, v1alpha1.ResourceNodeIPAMs, box, &v1alpha1.NodeIPAM{}); err != nil && !errors.Is(err, ipam.ErrExists) {
+	if err != nil && !errors.Is(err, ipam.ErrExists) {
 		return err
 	}
 	return s.patchNode(ctx, n.Name, body, "status")

@@ -329,11 +329,11 @@ func labelsOf(ctx context.Context, from *follow[labels.Set], get getter, copied 
 		return set, nil // the API server doesn't answer
 	}
 	found, err := get(ctx, name)
-	if err == nil {
-		return found.Labels, nil
-	}
-	if set, ok := copied[name]; ok && !from.inStep() {
+	if set, ok := copied[name]; err != nil && ok && !from.inStep() {
 		return set, nil
 	}
-	return nil, err
+	if err != nil {
+		return nil, err
+	}
+	return found.Labels, nil
 }
