@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -63,6 +64,11 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("meta-cni-controller run", flag.ContinueOnError)
 	var o controller.Options
 	kubeconfig := flags.String("kubeconfig", "", "how to reach the API server; empty inside a pod")
+	var servers []string
+	flags.Func("api-servers", "URLs of API servers that work without kube-proxy, with commas between, tried in order", func(text string) error {
+		servers = strings.Split(text, ",")
+		return nil
+	})
 	flags.DurationVar(&o.Period, "period", 30*time.Second, "time between two looks at everything")
 	flags.DurationVar(&o.Times.PodAbsent, "pod-absent", 24*time.Hour, "how long an address is kept for a pod that is gone and of no StatefulSet")
 	flags.StringVar(&o.WhereaboutsNamespace, "whereabouts-namespace", "kube-system", "where Whereabouts has its reservations")
@@ -77,7 +83,7 @@ func run(ctx context.Context, args []string) error {
 	if o.Identity, err = identity(); err != nil {
 		return err
 	}
-	client, err := kube.NewClient(kube.Options{Kubeconfig: *kubeconfig, UserAgent: controller.Name, Log: o.Log})
+	client, err := kube.NewClient(kube.Options{Kubeconfig: *kubeconfig, APIServers: servers, UserAgent: controller.Name, Log: o.Log})
 	if err != nil {
 		return err
 	}

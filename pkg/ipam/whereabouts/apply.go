@@ -100,12 +100,27 @@ func (a *Applied) share(ctx context.Context, store ipam.Store, b BlockPlan) (boo
 		return true, nil
 	}
 	if block.Owner.Name == "" {
-		return false, fmt.Errorf("block %s is leased by no node: start an agent whose pods use space %s, which takes it, then run this again", b.Ref, b.Ref.Space)
+		return a.shareOwnerless(ctx, store, block)
 	}
 	if err := store.Ask(ctx, block.Owner.Name, b.Ref); err != nil {
 		return false, fmt.Errorf("ask node %s to share block %s: %w", block.Owner.Name, b.Ref, err)
 	}
 	return false, nil
+}
+
+// shareOwnerless shares a block that was taken from a dead node, unless another
+// node takes it at this moment.
+func (a *Applied) shareOwnerless(ctx context.Context, store ipam.Store, block ipam.Block) (bool, error) {
+	block.Mode = ipam.Shared
+	_, err := store.UpdateBlock(ctx, block)
+	if errors.Is(err, ipam.ErrStale) || errors.Is(err, ipam.ErrNotFound) {
+		return a.share(ctx, store, BlockPlan{Ref: block.Ref, Create: true})
+	}
+	if err != nil {
+		return false, fmt.Errorf("share block %s: %w", block.Ref, err)
+	}
+	a.Blocks++
+	return true, nil
 }
 
 func awaitShared(ctx context.Context, store ipam.Store, ref ipam.BlockRef) error {

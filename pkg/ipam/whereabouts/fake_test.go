@@ -86,6 +86,22 @@ func (f fakeStore) CreateBlock(ctx context.Context, b ipam.Block) (ipam.Block, e
 	return b, err
 }
 
+func (f fakeStore) UpdateBlock(ctx context.Context, b ipam.Block) (ipam.Block, error) {
+	err := f.call(ctx, "update block", func() error {
+		stored, err := get(f.blocks, b.Ref)
+		if err == nil && stored.Version != b.Version {
+			err = ipam.ErrStale
+		}
+		if err != nil {
+			return err
+		}
+		b.Version.Resource = f.next()
+		f.blocks[b.Ref] = b
+		return nil
+	})
+	return b, err
+}
+
 func (f fakeStore) GetClaim(ctx context.Context, ref ipam.ClaimRef) (c ipam.Claim, err error) {
 	err = f.call(ctx, "get claim", func() (err error) {
 		c, err = get(f.claims, ref)

@@ -36,7 +36,8 @@ type BlockPlan struct {
 	Ref ipam.BlockRef
 	// Create says that there is no such block yet.
 	Create bool
-	// Lessee has leased the block, and is asked to share it; zero if nobody.
+	// Lessee has leased the block, and is asked to share it; zero if nobody. A
+	// Leased block without an owner is shared at once.
 	Lessee ipam.Node
 	// Claims that don't exist yet.
 	Claims []ipam.Claim
@@ -102,10 +103,10 @@ func (p *Plan) add(sp *SpacePlan, c ipam.Claim, have Existing) {
 	block, exists := have.Blocks[ref]
 	if n := len(sp.Blocks); n == 0 || sp.Blocks[n-1].Ref != ref {
 		next := BlockPlan{Ref: ref, Create: !exists}
-		if exists && block.Mode == ipam.Leased {
+		if exists && block.Mode == ipam.Leased && block.Owner.Name != "" {
 			next.Lessee = block.Owner
 			p.Findings = append(p.Findings, Finding{FindingBlocked, fmt.Sprintf(
-				"block %s is leased by node %s, which may have given away addresses of Whereabouts in it; it is asked to share it", ref, orNone(block.Owner.Name))})
+				"block %s is leased by node %s, which may have given away addresses of Whereabouts in it; it is asked to share it", ref, block.Owner.Name)})
 		}
 		sp.Blocks = append(sp.Blocks, next)
 	}

@@ -246,9 +246,6 @@ func TestApplyStops(t *testing.T) {
 			w.spaces[as.Name] = other
 		}, false, "address space default has blocks of /24 and /122, the plan /26 and /122: plan again with the space as it is"},
 		{"not beside", func(w *world) { w.spaces[as.Name] = as }, true, "address space default exists without whereabouts: true: set it first, or stop Whereabouts and take over without it"},
-		{"leased by nobody", func(w *world) {
-			w.blocks[block] = ipam.Block{Ref: block, Mode: ipam.Leased}
-		}, false, "block default.10.0.0.0-26 is leased by no node: start an agent whose pods use space default, which takes it, then run this again"},
 		{"a node that doesn't answer", func(w *world) {
 			w.blocks[block] = ipam.Block{Ref: block, Mode: ipam.Leased, Owner: ipam.Node{Name: "n1"}}
 		}, false, "block default.10.0.0.0-26 is still leased by node n1: is meta-cnid running there? Run this again: context deadline exceeded"},
@@ -268,5 +265,21 @@ func TestApplyStops(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestABlockOfNobodyIsShared(t *testing.T) {
+	w := newWorld()
+	block := ipam.BlockRef{Space: ipam.DefaultSpace, Prefix: netip.MustParsePrefix("10.0.0.0/26")}
+	w.blocks[block] = ipam.Block{Ref: block, Mode: ipam.Leased, Suspect: true}
+	as := ipam.Space{Name: ipam.DefaultSpace, Grid: iprange.DefaultGrid()}
+	c := claim("10.0.0.5", "a", 1)
+	p := Wanted{Spaces: []ipam.Space{as}, Claims: []ipam.Claim{c}}.Plan(Existing{Blocks: w.blocks})
+	done, err := Apply(t.Context(), fakeStore{world: w}, p)
+	if err != nil || done.Claims != 1 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	if b := w.blocks[block]; b.Mode != ipam.Shared || !b.Suspect {
+		t.Errorf("%+v", b)
 	}
 }
