@@ -154,6 +154,9 @@ func (f *follow[V]) why() error {
 	return f.failure
 }
 
+// fails says that the last attempt did.
+func (f *follow[V]) fails() bool { return f.why() != nil }
+
 func (f *follow[V]) get(name string) (V, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

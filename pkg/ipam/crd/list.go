@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -22,6 +24,10 @@ const (
 	pageSize = 500
 	// fewBlocks are read one by one.
 	fewBlocks = 8
+	// fewAddrs are read one by one, some at a time: with an etcd that can't
+	// serve consistent lists from the API server's cache (before 3.4.31 and
+	// 3.5.13) a list reads every claim of the cluster.
+	fewAddrs, atATime = 32, 4
 )
 
 // NodeBlocks implements ipam.Store from the API server's cache, which has at
@@ -53,12 +59,38 @@ func (s *Store) KeptClaims(ctx context.Context, keep ipam.Keeper) ([]ipam.Claim,
 	})
 }
 
-// SpaceClaims implements ipam.Store.
+// SpaceClaims implements ipam.Store: a few addresses by name, many by one list.
 func (s *Store) SpaceClaims(ctx context.Context, space string, within iprange.Set) ([]ipam.Claim, error) {
+	if within.Count().Cmp(iprange.From64(fewAddrs)) <= 0 {
+		return s.claimsByName(ctx, space, within)
+	}
 	return consistent(ctx, s, v1alpha1.ResourceIPClaims, labels.Set{v1alpha1.LabelSpace: space}, func(in *v1alpha1.IPClaim) (ipam.Claim, bool, error) {
 		c, err := decodeClaim(in)
 		return c, c.Ref.Space == space && within.Contains(c.Ref.Addr), err
 	})
+}
+
+func (s *Store) claimsByName(ctx context.Context, space string, within iprange.Set) ([]ipam.Claim, error) {
+	var mu sync.Mutex
+	var found []ipam.Claim
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atATime)
+	for addr := range within.Addrs() {
+		group.Go(func() error {
+			c, err := s.GetClaim(ctx, ipam.ClaimRef{Space: space, Addr: addr})
+			if errors.Is(err, ipam.ErrNotFound) {
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			found = append(found, c)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return found, nil
 }
 
 // SpaceBlocks implements ipam.Store from the API server's cache: a few blocks

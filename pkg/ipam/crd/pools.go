@@ -325,15 +325,20 @@ func labelsOf(ctx context.Context, from *follow[labels.Set], get getter, copied 
 		if set, ok := from.get(name); ok {
 			return set, nil
 		}
-	} else if set, ok := copied[name]; ok && from.why() != nil {
-		return set, nil // the API server doesn't answer
-	}
-	found, err := get(ctx, name)
-	if set, ok := copied[name]; err != nil && ok && !from.inStep() {
+	} else if set, ok := copied[name]; ok && from.fails() {
 		return set, nil
 	}
+	found, err := get(ctx, name)
 	if err != nil {
-		return nil, err
+		return lastKnown(copied, name, from.inStep(), err)
 	}
 	return found.Labels, nil
+}
+
+// lastKnown are the labels of the copy, unless something newer is known.
+func lastKnown(copied map[string]labels.Set, name string, outdated bool, err error) (labels.Set, error) {
+	if set, ok := copied[name]; ok && !outdated {
+		return set, nil
+	}
+	return nil, err
 }
