@@ -68,7 +68,7 @@ type Settings struct {
 	// The keys that a daemon with other folders than the default, or thin mode,
 	// needs.
 	Socket, StateDir, ConfDir, ObjectsDir, Kubeconfig, NodeName, IPAMDir string
-	NetworkDirs                                       []string
+	NetworkDirs                                                          []string
 }
 
 // Choice is the primary that Choose found.

@@ -36,7 +36,9 @@ type addressing struct {
 	pools ipam.Pools
 	run   func(ctx context.Context, group *errgroup.Group)
 	close func()
-	node  *nodeObject
+	// ensure announces this node to the others; nil where nobody else is.
+	ensure func(context.Context, ipam.Node) error
+	node   *nodeObject
 	// claim tells of an IPAMClaim; nil where there are none.
 	claims ipamClaims
 	prober *wireprobe.Prober
@@ -174,6 +176,15 @@ func (a *addressing) end() error {
 		return nil
 	}
 	return a.agent.Close()
+}
+
+func (a *addressing) announce(ctx context.Context) func(ipam.Node) error {
+	return func(n ipam.Node) error {
+		if a.ensure == nil {
+			return nil
+		}
+		return a.ensure(ctx, n)
+	}
 }
 
 // refusing is the IPAM of a node whose log can't be used. A DEL is refused as

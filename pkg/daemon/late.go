@@ -34,7 +34,7 @@ func (l lateDelegate) with(ctx context.Context, ask func(delegate.Delegate) erro
 	d := l.late.d
 	opened := d.openAddresses(ctx, l.late.cfg, l.late.client)
 	if a := opened; a.agent != nil && a.node.client != nil {
-		if _, err := a.node.look(ctx, a.agent); err != nil {
+		if err := a.node.look(ctx, a.agent, a.announce(ctx)); err != nil {
 			d.opts.Log.Warn("the Node object could not be read", "error", err.Error())
 		}
 	}

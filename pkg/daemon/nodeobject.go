@@ -59,11 +59,13 @@ func (n *nodeObject) follow(ctx context.Context, a *agent.Agent, store *crd.Stor
 			return nil
 		case <-timer.C:
 		}
-		changed, err := n.look(ctx, a)
-		if err == nil && (changed || time.Since(beaten) >= heartbeatTime) {
-			if err = store.EnsureNode(ctx, a.Node()); err == nil {
-				beaten = time.Now()
-			}
+		beat := func(node ipam.Node) error { return nil }
+		if time.Since(beaten) >= heartbeatTime {
+			beat = func(node ipam.Node) error { return store.EnsureNode(ctx, node) }
+		}
+		err := n.look(ctx, a, beat)
+		if err == nil && time.Since(beaten) >= heartbeatTime {
+			beaten = time.Now()
 		}
 		if err != nil && ctx.Err() == nil {
 			n.log.Warn("the IPAM's node could not be registered; it is tried again", "error", err.Error())
@@ -77,22 +79,25 @@ func (n *nodeObject) follow(ctx context.Context, a *agent.Agent, store *crd.Stor
 	}
 }
 
-// look reads the object once.
-func (n *nodeObject) look(ctx context.Context, a *agent.Agent) (changed bool, err error) {
+// look reads the object once. The node is announced before addresses are given
+// out: others must be able to ask it for a block.
+func (n *nodeObject) look(ctx context.Context, a *agent.Agent, announce func(ipam.Node) error) error {
 	uid, err := n.client.NodeUID(ctx, n.name)
 	if errors.Is(err, kube.ErrNodeGone) {
 		n.set(a.Node().UID, fmt.Errorf("%w: node %s was deleted from the cluster: no address is given out here until it is registered again", ipam.ErrNotReady, n.name))
-		return false, nil
+		return nil
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
-	before := a.Node().UID
 	if err := a.Registered(uid); err != nil {
-		return false, err
+		return err
+	}
+	if err := announce(a.Node()); err != nil {
+		return err
 	}
 	n.set(uid, nil)
-	return before != uid, nil
+	return nil
 }
 
 func (n *nodeObject) set(uid string, gone error) {

@@ -50,7 +50,7 @@ func (d *Daemon) openCluster(cfg config.Daemon, client *kube.Client, a *addressi
 	}
 	a.store, a.pools, a.claims = whereabouts.WithReservations(store, reservations), pools, client
 	a.node = &nodeObject{name: cfg.NodeName, client: client, log: d.opts.Log, gone: errUnregistered}
-	a.close = store.Close
+	a.close, a.ensure = store.Close, store.EnsureNode
 	bell := make(chan struct{}, 1)
 	a.run = func(ctx context.Context, group *errgroup.Group) {
 		group.Go(func() error { pools.Run(ctx); return nil })

@@ -56,7 +56,7 @@ func (a *Agent) Allocate(ctx context.Context, req ipam.Request) ([]ipam.Address,
 	if err := a.Ready(); err != nil {
 		return nil, err
 	}
-	if stands, err := a.former(req); stands != nil || err != nil {
+	if stands, err := a.former(ctx, req); stands != nil || err != nil {
 		return stands, err
 	}
 	for range moveTries {
@@ -105,18 +105,33 @@ func check(req ipam.Request) error {
 
 // former is the answer to an ADD that was answered before. Addresses of a
 // request that asked for something else are released.
-func (a *Agent) former(req ipam.Request) ([]ipam.Address, error) {
+func (a *Agent) former(ctx context.Context, req ipam.Request) ([]ipam.Address, error) {
 	a.mu.Lock()
 	r := a.state.records[req.Owner.Key]
 	a.mu.Unlock()
 	if r == nil {
 		return nil, nil
 	}
-	if fits(r, req) {
+	if fits(r, req) && (r.Keep.Kind != ipam.KeepClaim || a.stillKept(ctx, r)) {
 		return answers(r), nil
 	}
 	a.opts.Log.Info("an address is released, for the same attachment asks for another now", "key", req.Owner.String(), "pod", req.Owner.Pod())
 	return nil, a.releaseKey(req.Owner.Key)
+}
+
+// stillKept touches the claims of a record that an IPAMClaim keeps: they don't
+// name this sandbox alone, so the record is no proof that they are there still.
+func (a *Agent) stillKept(ctx context.Context, r *record) bool {
+	for _, p := range r.Places {
+		c, err := a.opts.Store.GetClaim(ctx, p.ref())
+		if err != nil || c.Keep != r.Keep {
+			return false
+		}
+		if _, err := a.update(ctx, c); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func fits(r *record, req ipam.Request) bool {

@@ -103,10 +103,11 @@ func (a *Agent) ours(ctx context.Context, t *task, ref ipam.ClaimRef) (ipam.Clai
 	return a.update(ctx, c)
 }
 
-// update writes a claim; a claim that changed meanwhile is refused.
+// update writes a claim; a claim that changed meanwhile is refused, and so is
+// one whose address Whereabouts has (package ipam/whereabouts).
 func (a *Agent) update(ctx context.Context, c ipam.Claim) (ipam.Claim, error) {
 	made, err := a.opts.Store.UpdateClaim(ctx, c)
-	if errors.Is(err, ipam.ErrStale) || errors.Is(err, ipam.ErrNotFound) {
+	if errors.Is(err, ipam.ErrStale) || errors.Is(err, ipam.ErrNotFound) || errors.Is(err, ipam.ErrTaken) {
 		return ipam.Claim{}, errRefused
 	}
 	return made, err

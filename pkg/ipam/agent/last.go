@@ -251,7 +251,7 @@ func (a *Agent) findKept(ctx context.Context, t *task, w ipam.Want) (p place, rg
 
 func (a *Agent) takeKept(ctx context.Context, t *task, c ipam.Claim, rg ipam.Range) (place, error) {
 	if t.req.Keep.Kind == ipam.KeepClaim {
-		return place{Space: c.Ref.Space, Addr: c.Ref.Addr, Claim: &c.Version, joined: true}, nil
+		return a.join(ctx, t, c, rg)
 	}
 	if c.Owner.Key == t.key && c.Node.Same(a.Node()) && c.State == ipam.Bound {
 		made, err := a.ours(ctx, t, c.Ref)
@@ -267,6 +267,24 @@ func (a *Agent) takeKept(ctx context.Context, t *task, c ipam.Claim, rg ipam.Ran
 		return place{}, waits
 	}
 	return p, err
+}
+
+// join takes part in an address that an IPAMClaim keeps, whoever else has it. It
+// is touched, so that no DELETE that was sent before can hit it.
+func (a *Agent) join(ctx context.Context, t *task, c ipam.Claim, rg ipam.Range) (place, error) {
+	if err := a.intend(t, c.Ref); err != nil {
+		return place{}, err
+	}
+	next := a.newClaim(t, c.Ref, rg)
+	next.Version = c.Version
+	made, err := a.update(ctx, next)
+	if errors.Is(err, errRefused) {
+		return place{}, fmt.Errorf("%w: %s of %s changed at this moment", ipam.ErrNotReady, c.Ref.Addr, t.req.Keep)
+	}
+	if err != nil {
+		return place{}, a.claimFailed(c.Ref, err)
+	}
+	return place{Space: c.Ref.Space, Addr: c.Ref.Addr, Claim: &made.Version, joined: true}, nil
 }
 
 // exhausted says in numbers why there is no address.

@@ -261,7 +261,11 @@ func (a *Agent) adopt(ctx context.Context, c ipam.Claim) error {
 	}
 	c.Node = a.Node()
 	made, err := a.opts.Store.UpdateClaim(ctx, c)
-	if errors.Is(err, ipam.ErrStale) || errors.Is(err, ipam.ErrNotFound) {
+	if errors.Is(err, ipam.ErrTaken) {
+		a.opts.Alarm(Alarm{Owner: c.Owner, Reason: "DuplicateAddress", Message: fmt.Sprintf(
+			"%s of space %s was imported for this pod, but Whereabouts has given it to another: delete one of them (%v)", c.Ref.Addr, c.Ref.Space, err)})
+	}
+	if errors.Is(err, ipam.ErrStale) || errors.Is(err, ipam.ErrNotFound) || errors.Is(err, ipam.ErrTaken) {
 		return a.write(entry{Op: opDrop, Key: &c.Owner.Key})
 	}
 	if err != nil {

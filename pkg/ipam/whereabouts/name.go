@@ -10,19 +10,6 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/iprange"
 )
 
-// Unknown stands in an imported claim's key for an interface or a network that
-// Whereabouts' objects don't tell. No interface and no CNI network can have
-// that name. A DEL of the same container matches it.
-const Unknown = "*"
-
-// Matches says whether a DEL with key releases an imported claim with held:
-// same container, and same interface and network unless held doesn't know.
-func Matches(held, key ipam.Key) bool {
-	return held.ContainerID == key.ContainerID &&
-		(held.IfName == Unknown || held.IfName == key.IfName) &&
-		(held.Network == Unknown || held.Network == key.Network)
-}
-
 // object is a range or an address as (part of) an object's name.
 func object(text string) string {
 	if strings.HasSuffix(text, ":") {

@@ -121,26 +121,6 @@ func FuzzParseReservation(f *testing.F) {
 	})
 }
 
-func TestMatches(t *testing.T) {
-	key := ipam.Key{ContainerID: "c", IfName: "net1", Network: "red"}
-	for _, test := range []struct {
-		name string
-		held ipam.Key
-		want bool
-	}{
-		{"the same", key, true},
-		{"network unknown", ipam.Key{ContainerID: "c", IfName: "net1", Network: Unknown}, true},
-		{"both unknown", ipam.Key{ContainerID: "c", IfName: Unknown, Network: Unknown}, true},
-		{"another container", ipam.Key{ContainerID: "d", IfName: Unknown, Network: Unknown}, false},
-		{"another interface", ipam.Key{ContainerID: "c", IfName: "net2", Network: Unknown}, false},
-		{"another network", ipam.Key{ContainerID: "c", IfName: "net1", Network: "blue"}, false},
-	} {
-		if got := Matches(test.held, key); got != test.want {
-			t.Errorf("%s: %v", test.name, got)
-		}
-	}
-}
-
 func TestNetworkOf(t *testing.T) {
 	for _, name := range []string{"", "red", "a-b"} {
 		got, err := networkOf(ipam.SpaceName(name, netip.Prefix{}))

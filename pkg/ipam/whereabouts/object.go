@@ -72,7 +72,7 @@ func (r Reservation) version() ipam.Version {
 
 // ofPod says that Whereabouts would take r for one of this owner.
 func (r Reservation) ofPod(o ipam.Owner) bool {
-	return r.Spec.PodRef == o.Pod() && (r.Spec.IfName == "" || o.IfName == Unknown || r.Spec.IfName == o.IfName)
+	return r.Spec.PodRef == o.Pod() && (r.Spec.IfName == "" || o.IfName == ipam.Unknown || r.Spec.IfName == o.IfName)
 }
 
 // isOf says that r is marked and names this owner and no other.

@@ -245,7 +245,7 @@ func (s *survey) kept(r Reservation, pod Pod, name string, addr netip.Addr) ipam
 	return ipam.Claim{
 		State: ipam.Kept, Pool: o.pool, Since: s.in.Now, Suspect: true,
 		Owner: ipam.Owner{
-			Key:          ipam.Key{ContainerID: Unknown, IfName: ifName, Network: cni},
+			Key:          ipam.Key{ContainerID: ipam.Unknown, IfName: ifName, Network: cni},
 			PodNamespace: pod.Namespace, PodName: pod.Name, PodUID: pod.UID,
 		},
 		Keep: ipam.Keeper{Kind: ipam.KeepPod, Namespace: pod.Namespace, Name: pod.Name, Network: cni, IfName: ifName},

@@ -255,7 +255,7 @@ func (s *survey) claimOf(o origin, addr netip.Addr, entry Allocation) ipam.Claim
 		PodNamespace: namespace, PodName: name, PodUID: pod.UID,
 	}
 	if entry.ID == "" {
-		c.Owner.ContainerID = Unknown
+		c.Owner.ContainerID = ipam.Unknown
 	}
 	switch {
 	case !lives:
@@ -292,13 +292,13 @@ func (s *survey) names(o origin, addr netip.Addr, entry Allocation, pod Pod) (if
 	slices.Sort(names)
 	names = slices.Compact(names)
 	if ifName == "" {
-		ifName = Unknown
+		ifName = ipam.Unknown
 	}
 	if len(names) == 1 {
 		return ifName, names[0]
 	}
 	s.note(FindingDefinition, "%s: %s of pod %s: the CNI network isn't known (%d definitions fit); its DEL finds the claim by the container's ID", o.pool, addr, orNone(entry.PodRef), len(names))
-	return ifName, Unknown
+	return ifName, ipam.Unknown
 }
 
 func orNone(podRef string) string {
