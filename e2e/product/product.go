@@ -40,6 +40,11 @@ func Install(ctx context.Context, w *world.World, repository string) error {
 		return fmt.Errorf("deployments/meta-cni.yaml: want %q in it once, to set the API server's address", unset)
 	}
 	manifest = bytes.Replace(manifest, unset, set, 1)
+	args := []byte("args: [run]")
+	if bytes.Count(manifest, args) != 1 {
+		return fmt.Errorf("deployments/meta-cni.yaml: want %q in it once, to tell the controller the API server's address", args)
+	}
+	manifest = bytes.Replace(manifest, args, []byte(`args: [run, "--api-servers=https://`+world.PodAPIAddr+":"+world.APIPort+`"]`), 1)
 	if err := scenario.Apply(ctx, w, "default", manifest); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -24,8 +25,9 @@ import (
 
 func objectCommands() map[string]command {
 	return map[string]command{
-		"apply":  {usage: "FILE...", min: 1, run: applyFiles},
-		"delete": {usage: "KIND NAME [--force]", min: 2, run: deleteObject},
+		"apply":   {usage: "FILE...", min: 1, run: applyFiles},
+		"delete":  {usage: "KIND NAME [--force]", min: 2, run: deleteObject},
+		"objects": {usage: "KIND SELECTOR NUMBER", min: 3, run: countObjects},
 	}
 }
 
@@ -116,10 +118,38 @@ func deleteObject(ctx context.Context, c *call) error {
 		now := int64(0)
 		options.GracePeriodSeconds = &now
 	}
-	expand := restmapper.NewShortcutExpander(mapper(c.world), c.world.Client().Discovery(), nil)
-	resource, err := expand.ResourceFor(schema.GroupVersionResource{Resource: strings.ToLower(kind)})
+	resource, err := resourceOf(c.world, kind)
 	if err != nil {
 		return err
 	}
 	return c.world.Dynamic().Resource(resource).Namespace(c.namespace).Delete(ctx, name, options)
+}
+
+// resourceOf finds a kind by its name as for kubectl.
+func resourceOf(w *world.World, kind string) (schema.GroupVersionResource, error) {
+	expand := restmapper.NewShortcutExpander(mapper(w), w.Client().Discovery(), nil)
+	return expand.ResourceFor(schema.GroupVersionResource{Resource: strings.ToLower(kind)})
+}
+
+// countObjects waits until so many objects of a kind, in any namespace, have
+// the labels.
+func countObjects(ctx context.Context, c *call) error {
+	resource, err := resourceOf(c.world, c.args[0])
+	if err != nil {
+		return err
+	}
+	return world.Eventually(ctx, patience, func(ctx context.Context) error {
+		list, err := c.world.Dynamic().Resource(resource).List(ctx, metav1.ListOptions{LabelSelector: c.args[1]})
+		if err != nil {
+			return err
+		}
+		if want := c.args[2]; strconv.Itoa(len(list.Items)) != want {
+			names := make([]string, len(list.Items))
+			for i, item := range list.Items {
+				names[i] = item.GetName()
+			}
+			return fmt.Errorf("%d %s with %s, want %s: %s", len(names), c.args[0], c.args[1], want, strings.Join(names, " "))
+		}
+		return nil
+	})
 }
