@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"text/template"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,6 +28,7 @@ func objectCommands() map[string]command {
 	return map[string]command{
 		"apply":   {usage: "FILE...", min: 1, run: applyFiles},
 		"delete":  {usage: "KIND NAME [--force]", min: 2, run: deleteObject},
+		"field":   {usage: "KIND NAME TEMPLATE REGEXP", min: 4, run: objectField},
 		"objects": {usage: "KIND SELECTOR NUMBER", min: 3, run: countObjects},
 	}
 }
@@ -129,6 +131,30 @@ func deleteObject(ctx context.Context, c *call) error {
 func resourceOf(w *world.World, kind string) (schema.GroupVersionResource, error) {
 	expand := restmapper.NewShortcutExpander(mapper(w), w.Client().Discovery(), nil)
 	return expand.ResourceFor(schema.GroupVersionResource{Resource: strings.ToLower(kind)})
+}
+
+// objectField renders a Go template over an object without a namespace and
+// matches the result.
+func objectField(ctx context.Context, c *call) error {
+	resource, err := resourceOf(c.world, c.args[0])
+	if err != nil {
+		return err
+	}
+	render, err := template.New("field").Option("missingkey=zero").Parse(c.args[2])
+	if err != nil {
+		return err
+	}
+	return world.Eventually(ctx, patience, func(ctx context.Context) error {
+		object, err := c.world.Dynamic().Resource(resource).Get(ctx, c.args[1], metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		var out strings.Builder
+		if err := render.Execute(&out, object.Object); err != nil {
+			return err
+		}
+		return match(c.args[3], out.String(), c.args[0]+" "+c.args[1])
+	})
 }
 
 // countObjects waits until so many objects of a kind, in any namespace, have

@@ -33,8 +33,8 @@ type KeeperEvidence struct {
 // Times are the waits of the controller. The zero value of each is its default.
 type Times struct {
 	// Gone is how long a Node object is gone before its blocks and claims are
-	// taken (11m). It is longer than an agent that is cut off goes on giving
-	// addresses away.
+	// taken (11m): the time for an operator's second thought. An agent that sees
+	// its Node gone gives nothing away any more.
 	Gone time.Duration
 	// OutOfService is the same for the taint (1m).
 	OutOfService time.Duration
