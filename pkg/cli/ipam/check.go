@@ -58,7 +58,9 @@ func checkCommand(e *env) *cobra.Command {
 		Short:   "Compare the addresses with the cluster and tell what is wrong",
 		Long:    strings.TrimSuffix(help, "\n"),
 		Example: checkExamples,
-		Args:    cobra.NoArgs,
+		Args: func(command *cobra.Command, args []string) error {
+			return couldNotLook(cobra.NoArgs(command, args))
+		},
 		RunE: func(command *cobra.Command, _ []string) error {
 			err := checkKinds(ignore)
 			if err == nil {
@@ -72,14 +74,20 @@ func checkCommand(e *env) *cobra.Command {
 					return cli.Exit{Code: 1}
 				}
 			}
-			if err != nil {
-				return cli.Exit{Code: 2, Err: err}
-			}
-			return nil
+			return couldNotLook(err)
 		},
 	}
+	command.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return couldNotLook(err) })
 	command.Flags().StringSliceVar(&ignore, "ignore", nil, "`kinds` of findings that don't count, with commas between")
 	return command
+}
+
+// couldNotLook ends the program with code 2.
+func couldNotLook(err error) error {
+	if err == nil {
+		return nil
+	}
+	return cli.Exit{Code: 2, Err: err}
 }
 
 func checkKinds(ignore []string) error {
@@ -124,7 +132,11 @@ func (e *env) check(ctx context.Context, s source, ignore []string) (int, error)
 	return len(c.findings), err
 }
 
-// claimText names a claim and its owner.
+// claimOwner names whom a claim is held for, or was held last.
 func claimOwner(c ipam.Claim) string {
-	return fmt.Sprintf("%s, %s of network %s, container %s, on node %s", c.Owner.Pod(), c.Owner.IfName, c.Owner.Network, c.Owner.ContainerID, c.Node.Name)
+	text := fmt.Sprintf("pod %s, %s of network %s, container %s", c.Owner.Pod(), c.Owner.IfName, c.Owner.Network, c.Owner.ContainerID)
+	if c.Node.Name != "" {
+		text += ", on node " + c.Node.Name
+	}
+	return text
 }

@@ -187,7 +187,9 @@ func (c *checker) checkPools() {
 			c.found(finding{Level: wrong, Kind: kindPool, Object: object, Text: "no pod can get an address of it", Why: p.bad.Error(), Do: "kubectl edit ippool " + p.Name})
 			continue
 		}
-		c.fullness(p, object)
+		for _, f := range p.families {
+			c.fullness(p, f, object)
+		}
 		for _, other := range c.seen.pools[i+1:] {
 			if other.Space.Name != p.Space.Name || other.bad != nil || p.Definition != "" && p.Definition == other.Definition {
 				continue
@@ -203,20 +205,19 @@ func (c *checker) checkPools() {
 	}
 }
 
-func (c *checker) fullness(p *poolCount, object string) {
-	usable, free := p.usable.Count(), p.free()
+func (c *checker) fullness(p *poolCount, f *familyCount, object string) {
+	usable, free := f.usable.Count(), f.free()
 	const huge = 1 << 60 // nobody uses that up, and ten times that is a number
 	if usable.Hi > 0 || usable.Lo > huge || free.Lo*10 >= usable.Lo {
 		return
 	}
-	used := p.leased + p.claims.bound
 	do := "widen the pool (kubectl edit ippool " + p.Name + ") or delete pods"
 	if p.Definition != "" {
 		do = "widen the range in network definition " + p.Definition + ", or delete pods"
 	}
 	c.found(finding{
 		Level: wrong, Kind: kindFull, Object: object,
-		Text: fmt.Sprintf("%s of %s addresses are free", free, usable),
-		Why:  fmt.Sprintf("%d are used, %d cool down, %d are kept", used, p.claims.cooling, p.claims.kept), Do: do,
+		Text: fmt.Sprintf("%s of %s IPv%d addresses are free", free, usable, f.family),
+		Why:  fmt.Sprintf("%d are used, %d cool down, %d are kept", f.leased+f.claims.bound, f.claims.cooling, f.claims.kept), Do: do,
 	})
 }

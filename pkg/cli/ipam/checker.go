@@ -53,8 +53,28 @@ type checker struct {
 
 // lostNode collects what a node has that doesn't exist (any more).
 type lostNode struct {
-	what, why      string
+	name           string
+	why            loss
 	blocks, claims []string
+}
+
+// loss is why a node is believed dead; empty if it isn't.
+type loss string
+
+const (
+	lossGone  loss = "no Node has that name"
+	lossTaint loss = "it is tainted " + corev1.TaintNodeOutOfService
+)
+
+// do is what to do about a lost node, with its pods.
+func (l loss) do(pods string) string {
+	switch l {
+	case lossGone:
+		return fmt.Sprintf("wait: the controller takes all of it %s after it saw that, once no pod names the node%s; if it stays, see whether meta-cni-controller runs", gone, pods)
+	case lossTaint:
+		return fmt.Sprintf("wait: the controller takes all of it a minute after it saw that, once only pods of DaemonSets name the node%s; if it stays, see whether meta-cni-controller runs", pods)
+	}
+	return fmt.Sprintf("wait: a node that registered anew says so itself within minutes; if it is another machine, the controller takes all of it %s after it saw that, once no pod older than the Node names it%s", gone, pods)
 }
 
 // found enters a finding, unless it is to be ignored.
@@ -120,28 +140,28 @@ func (c *checker) readWorld(ctx context.Context) error {
 }
 
 // lose notes that a node doesn't exist as the owner of something.
-func (c *checker) lose(n ipam.Node, why string) *lostNode {
+func (c *checker) lose(n ipam.Node, why loss) *lostNode {
 	key := n.Name + " " + n.UID
 	if c.lost[key] == nil {
-		c.lost[key] = &lostNode{what: "node " + n.Name, why: why}
+		c.lost[key] = &lostNode{name: n.Name, why: why}
 	}
 	return c.lost[key]
 }
 
 // missing says why a node isn't there, by its name and UID; empty if it is, or
 // if nobody knows.
-func (c *checker) missing(n ipam.Node) string {
+func (c *checker) missing(n ipam.Node) loss {
 	if c.nodes == nil || n.Name == "" {
 		return ""
 	}
 	have, ok := c.nodes[n.Name]
 	switch {
 	case !ok:
-		return "no Node has that name"
+		return lossGone
 	case n.UID != "" && n.UID != have.uid:
-		return fmt.Sprintf("the Node of that name has UID %s, what it had was made under %s", have.uid, n.UID)
+		return loss(fmt.Sprintf("the Node of that name has UID %s, what it had was made under %s", have.uid, n.UID))
 	case have.outOfService:
-		return "it is tainted " + corev1.TaintNodeOutOfService
+		return lossTaint
 	}
 	return ""
 }
@@ -180,17 +200,17 @@ func (c *checker) lostNodes() {
 			text += ": " + some(names)
 		}
 		c.found(finding{
-			Level: wrong, Kind: kindNodeGone, Object: l.what, Text: text, Why: l.why,
-			Do: fmt.Sprintf("wait: the controller takes all of it %s after it saw that, once no pod names the node; if it stays, see whether meta-cni-controller runs and delete the node's pods", gone) + c.remaining(l.what),
+			Level: wrong, Kind: kindNodeGone, Object: "node " + l.name, Text: text,
+			Why: string(l.why), Do: l.why.do(c.remaining(l.name)),
 		})
 	}
 }
 
 // remaining are the pods that keep the controller from taking what a node had.
-func (c *checker) remaining(what string) string {
+func (c *checker) remaining(node string) string {
 	var names []string
 	for _, p := range c.pods {
-		if "node "+p.node == what {
+		if p.node == node {
 			names = append(names, p.ref())
 		}
 	}
@@ -198,7 +218,7 @@ func (c *checker) remaining(what string) string {
 		return ""
 	}
 	slices.Sort(names)
-	return fmt.Sprintf(" (there are %d: %s)", len(names), some(names))
+	return fmt.Sprintf(" (now %d do: %s)", len(names), some(names))
 }
 
 // silentNodes are those whose agent wasn't heard of for long.
@@ -206,7 +226,7 @@ func (c *checker) silentNodes() {
 	for _, name := range slices.Sorted(maps.Keys(c.boxes)) {
 		b := c.boxes[name]
 		if _, exists := c.nodes[name]; c.nodes != nil && !exists {
-			c.lose(ipam.Node{Name: name, UID: b.uid}, "no Node has that name")
+			c.lose(ipam.Node{Name: name, UID: b.uid}, lossGone)
 			continue
 		}
 		if b.heartbeat.IsZero() || c.now.Sub(b.heartbeat) < silence {

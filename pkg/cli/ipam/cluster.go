@@ -96,12 +96,13 @@ func get[T any](ctx context.Context, c *cluster, path, name string) (T, bool, er
 	return into, err == nil, asked(err, "read", path+"/"+name)
 }
 
-// list gives one object after the other, page by page. Where the API server
-// has forgotten the state of the first page, it goes on with the present one.
-func list[T any](ctx context.Context, c *cluster, path, selector string, each func(*T)) error {
+// list gives one object after the other, page by page; what can't be read goes
+// to odd. Where the API server has forgotten the state of the first page, it
+// goes on with the present one.
+func list[T any](ctx context.Context, c *cluster, path, selector string, each func(*T), odd func(error)) error {
 	next := ""
 	for {
-		meta, err := page(ctx, c, path, selector, next, each)
+		meta, err := page(ctx, c, path, selector, next, each, odd)
 		var status apierrors.APIStatus
 		if apierrors.IsResourceExpired(err) && errors.As(err, &status) && status.Status().Continue != "" {
 			next = status.Status().Continue
@@ -116,7 +117,7 @@ func list[T any](ctx context.Context, c *cluster, path, selector string, each fu
 	}
 }
 
-func page[T any](ctx context.Context, c *cluster, path, selector, next string, each func(*T)) (metav1.ListMeta, error) {
+func page[T any](ctx context.Context, c *cluster, path, selector, next string, each func(*T), odd func(error)) (metav1.ListMeta, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	request := c.rest.Get().AbsPath(path).Param("limit", strconv.Itoa(pageSize))
@@ -131,12 +132,12 @@ func page[T any](ctx context.Context, c *cluster, path, selector, next string, e
 		return metav1.ListMeta{}, err
 	}
 	defer body.Close()
-	return decodeList(body, each)
+	return decodeList(body, each, odd)
 }
 
 // decodeList decodes item by item, so that a page is never in memory as a
 // whole.
-func decodeList[T any](body io.Reader, each func(*T)) (metav1.ListMeta, error) {
+func decodeList[T any](body io.Reader, each func(*T), odd func(error)) (metav1.ListMeta, error) {
 	var meta metav1.ListMeta
 	d := json.NewDecoder(body)
 	if err := expect(d, json.Delim('{')); err != nil {
@@ -151,7 +152,7 @@ func decodeList[T any](body io.Reader, each func(*T)) (metav1.ListMeta, error) {
 		case "metadata":
 			err = d.Decode(&meta)
 		case "items":
-			err = decodeItems(d, each)
+			err = decodeItems(d, each, odd)
 		default:
 			err = d.Decode(&json.RawMessage{})
 		}
@@ -162,18 +163,34 @@ func decodeList[T any](body io.Reader, each func(*T)) (metav1.ListMeta, error) {
 	return meta, expect(d, json.Delim('}'))
 }
 
-func decodeItems[T any](d *json.Decoder, each func(*T)) error {
+func decodeItems[T any](d *json.Decoder, each func(*T), odd func(error)) error {
 	if token, err := d.Token(); token == nil || err != nil {
 		return err // null
 	}
 	for d.More() {
-		item := new(T)
-		if err := d.Decode(item); err != nil {
+		var raw json.RawMessage
+		if err := d.Decode(&raw); err != nil {
 			return err
+		}
+		item := new(T)
+		if err := json.Unmarshal(raw, item); err != nil {
+			odd(unreadable(raw, err))
+			continue
 		}
 		each(item)
 	}
 	return expect(d, json.Delim(']'))
+}
+
+// unreadable names the object that isn't as it should be.
+func unreadable(raw []byte, err error) error {
+	var object struct {
+		Metadata struct{ Name, Namespace string } `json:"metadata"`
+	}
+	if nameErr := json.Unmarshal(raw, &object); nameErr != nil {
+		return err
+	}
+	return fmt.Errorf("object %s %s: %w", object.Metadata.Namespace, object.Metadata.Name, err)
 }
 
 func expect(d *json.Decoder, want json.Delim) error {
@@ -194,16 +211,20 @@ func selectSpace(space string) string {
 func (c *cluster) spaces(ctx context.Context) ([]ipam.Space, error) {
 	var all []ipam.Space
 	var bad error
-	err := list(ctx, c, ours(v1alpha1.ResourceAddressSpaces), "", func(in *v1alpha1.AddressSpace) {
+	err := whole(ctx, c, ours(v1alpha1.ResourceAddressSpaces), func(in *v1alpha1.AddressSpace) {
 		as, err := crd.SpaceOf(in)
-		all, bad = append(all, as), errors.Join(bad, err)
+		if err != nil {
+			bad = errors.Join(bad, err)
+			return
+		}
+		all = append(all, as)
 	})
 	return all, errors.Join(err, bad)
 }
 
 func (c *cluster) pools(ctx context.Context) ([]pool, error) {
 	var all []pool
-	err := list(ctx, c, ours(v1alpha1.ResourceIPPools), "", func(in *v1alpha1.IPPool) {
+	err := whole(ctx, c, ours(v1alpha1.ResourceIPPools), func(in *v1alpha1.IPPool) {
 		all = append(all, poolOf(crd.PoolOf(in)))
 	})
 	return all, err
@@ -218,7 +239,7 @@ func (c *cluster) eachBlock(ctx context.Context, space string, each func(block),
 		if (err == nil || errors.Is(err, crd.ErrMisnamed)) && (space == "" || space == b.Ref.Space) {
 			each(block{b, u})
 		}
-	})
+	}, odd)
 }
 
 func (c *cluster) eachClaim(ctx context.Context, space string, each func(ipam.Claim), odd func(error)) error {
@@ -230,7 +251,7 @@ func (c *cluster) eachClaim(ctx context.Context, space string, each func(ipam.Cl
 		if (err == nil || errors.Is(err, crd.ErrMisnamed)) && (space == "" || space == claim.Ref.Space) {
 			each(claim)
 		}
-	})
+	}, odd)
 }
 
 func (c *cluster) block(ctx context.Context, ref ipam.BlockRef) (block, error) {

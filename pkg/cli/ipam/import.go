@@ -59,7 +59,7 @@ func importCommand(e *env) *cobra.Command {
 	flags.BoolVar(&f.skipLeaked, "skip-leaked", false, "leave addresses free whose pod is gone; else they cool down first")
 	flags.StringVar(&f.namespace, "namespace", "kube-system", "`namespace` of Whereabouts' objects")
 	flags.StringVar(&f.flat, "flat", "", "Whereabouts' `file` whereabouts.conf of a node, if network definitions rely on it")
-	flags.DurationVar(&f.wait, "wait", 2*time.Minute, "how `long` to wait for nodes to share their blocks")
+	flags.DurationVar(&f.wait, "wait", 2*time.Minute, "`time` to wait for nodes to share their blocks")
 	return command
 }
 
@@ -99,6 +99,11 @@ func (e *env) importWhereabouts(ctx context.Context, s source, f importFlags) er
 	out.Applied = err == nil
 	out.Made = made{done.Blocks, done.Claims}
 	out.add(done.Findings)
+	if e.output != string(asJSON) {
+		for _, finding := range done.Findings {
+			fmt.Fprintf(e.Out, "note: %s: %s\n", finding.Kind, finding.Text)
+		}
+	}
 	return errors.Join(e.printImport(out, f), err)
 }
 
@@ -129,8 +134,9 @@ func (c *cluster) readWhereabouts(ctx context.Context, client *whereabouts.Clien
 		return in, err
 	}
 	wanted := podRefs(in)
+	// A pod that has finished counts: whether its sandbox is gone, its node knows.
 	err = c.eachPod(ctx, func(p pod) {
-		if wanted[p.ref()] && !p.finished {
+		if wanted[p.ref()] {
 			in.Pods = append(in.Pods, podOf(p))
 		}
 	})

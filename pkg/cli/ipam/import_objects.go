@@ -29,7 +29,7 @@ type definitionItem struct {
 // the cluster doesn't know the kind.
 func (c *cluster) definitions(ctx context.Context) ([]whereabouts.Definition, error) {
 	var all []whereabouts.Definition
-	err := list(ctx, c, definitionsPath, "", func(in *definitionItem) {
+	err := whole(ctx, c, definitionsPath, func(in *definitionItem) {
 		if strings.Contains(in.Spec.Config, "whereabouts") {
 			all = append(all, whereabouts.Definition{Namespace: in.Metadata.Namespace, Name: in.Metadata.Name, Config: []byte(in.Spec.Config)})
 		}
@@ -96,7 +96,7 @@ type importFinding struct {
 }
 
 func importView(p whereabouts.Plan, w whereabouts.Wanted, f importFlags) imported {
-	out := imported{Spaces: []string{}, Blocks: []importedBlock{}, Claims: []*claimView{}, Findings: []importFinding{}, Wanted: len(w.Claims), Next: nextSteps(w, f)}
+	out := imported{Spaces: []string{}, Blocks: []importedBlock{}, Claims: []*claimView{}, Findings: []importFinding{}, Wanted: len(w.Claims), Next: nextSteps(w, f, f.apply || p.Claims() == 0)}
 	for _, sp := range p.Spaces {
 		out.Spaces = append(out.Spaces, sp.Space.Name)
 		for _, b := range sp.Blocks {
@@ -123,18 +123,18 @@ func (i *imported) add(findings []whereabouts.Finding) {
 const answerAsWhereabouts = "let meta-cni answer to Whereabouts' name: add --whereabouts to the args of the container install in the DaemonSet (kubectl -n meta-cni edit daemonset meta-cnid)"
 
 // nextSteps are what a person does after this run.
-func nextSteps(w whereabouts.Wanted, f importFlags) []string {
+func nextSteps(w whereabouts.Wanted, f importFlags, done bool) []string {
 	cleaners := "stop what cleans up for Whereabouts: its reconciler (CronJob or Deployment) and the control loop of its DaemonSet, so that no entry goes while its pod runs"
 	switch {
 	case len(w.Claims) == 0:
 		return []string{fmt.Sprintf("Whereabouts has no address in namespace %s: is that the right one (--namespace)? kubectl get ippools.whereabouts.cni.cncf.io -A", f.namespace)}
-	case !f.apply && f.beside:
+	case !done && f.beside:
 		return []string{
 			cleaners,
 			"kubectl apply -f deployments/whereabouts.yaml, with its namespace set to " + f.namespace,
 			"run this again with --apply",
 		}
-	case !f.apply:
+	case !done:
 		return []string{
 			cleaners,
 			"let no pod start that uses these networks until meta-cni answers for them; if that can't be, use --side-by-side",

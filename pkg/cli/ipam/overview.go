@@ -8,7 +8,6 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/meta-cni/meta-cni/pkg/ipam"
 	"github.com/meta-cni/meta-cni/pkg/iprange"
@@ -30,17 +29,47 @@ func (c *counts) add(state ipam.ClaimState) {
 
 func (c counts) sum() uint64 { return c.bound + c.cooling + c.kept }
 
-// poolCount is a pool with what is taken of it.
+// poolCount is a pool with what is taken of each of its families.
 type poolCount struct {
 	pool
+	families []*familyCount
+}
+
+// familyCount is IPv4 or IPv6 of a pool: a pod gets an address of each, so the
+// one that is used up first decides.
+type familyCount struct {
+	family int
+	usable iprange.Set
 	claims counts
 	// leased addresses are in use in Leased blocks, as told last.
 	leased uint64
 }
 
+func countOf(p pool) *poolCount {
+	out := &poolCount{pool: p}
+	for family, all := range map[int]string{4: "0.0.0.0/0", 6: "::/0"} {
+		whole := iprange.SetOf(iprange.OfPrefix(netip.MustParsePrefix(all)))
+		if usable := p.usable.Intersect(whole); !usable.IsEmpty() {
+			out.families = append(out.families, &familyCount{family: family, usable: usable})
+		}
+	}
+	slices.SortFunc(out.families, func(a, b *familyCount) int { return a.family - b.family })
+	return out
+}
+
+// of is the count that an address belongs to, nil if the pool hasn't got it.
+func (p *poolCount) of(addr netip.Addr) *familyCount {
+	for _, f := range p.families {
+		if f.usable.Contains(addr) {
+			return f
+		}
+	}
+	return nil
+}
+
 // free addresses, as far as is known.
-func (p *poolCount) free() iprange.Uint128 {
-	return p.usable.Count().Sub(iprange.From64(p.leased + p.claims.sum()))
+func (f *familyCount) free() iprange.Uint128 {
+	return f.usable.Count().Sub(iprange.From64(f.leased + f.claims.sum()))
 }
 
 // seen is what there is, counted.
@@ -97,7 +126,7 @@ func (s *seen) readFew(ctx context.Context, from source) error {
 	}
 	pools, err := from.pools(ctx)
 	for _, p := range pools {
-		s.pools = append(s.pools, &poolCount{pool: p})
+		s.pools = append(s.pools, countOf(p))
 	}
 	slices.SortFunc(s.pools, func(a, b *poolCount) int { return cmp.Compare(a.Name, b.Name) })
 	return err
@@ -163,8 +192,11 @@ func (s *seen) addBlock(b block) {
 	}
 	for addr := range used(b) {
 		for _, p := range s.pools {
-			if p.Space.Name == b.Ref.Space && p.usable.Contains(addr) {
-				p.leased++
+			if p.Space.Name != b.Ref.Space {
+				continue
+			}
+			if f := p.of(addr); f != nil {
+				f.leased++
 			}
 		}
 	}
@@ -172,8 +204,11 @@ func (s *seen) addBlock(b block) {
 
 func (s *seen) addClaim(c ipam.Claim) {
 	for _, p := range s.pools {
-		if p.Space.Name == c.Ref.Space && p.usable.Contains(c.Ref.Addr) {
-			p.claims.add(c.State)
+		if p.Space.Name != c.Ref.Space {
+			continue
+		}
+		if f := p.of(c.Ref.Addr); f != nil {
+			f.claims.add(c.State)
 		}
 	}
 	at(s.inSpace, c.Ref.Space).add(c.State)
@@ -214,142 +249,4 @@ func usedCount(b block) uint64 {
 		n++
 	}
 	return n
-}
-
-// overview is what `show` prints; its JSON form is kept stable.
-type overview struct {
-	Pools  []poolView  `json:"pools"`
-	Spaces []spaceView `json:"spaces"`
-	Blocks []blockView `json:"blocks"`
-	// Node has the claims of the node that was asked for.
-	Node       *nodeView `json:"node,omitempty"`
-	Unreadable []string  `json:"unreadable,omitempty"`
-}
-
-type poolView struct {
-	Name   string   `json:"name"`
-	Space  string   `json:"space"`
-	Ranges []string `json:"ranges"`
-	// Usable and Free are decimal text: IPv6 is larger than JSON's numbers.
-	Usable     string `json:"usable"`
-	Used       uint64 `json:"used"`
-	Cooling    uint64 `json:"cooling"`
-	Kept       uint64 `json:"kept"`
-	Free       string `json:"free"`
-	Definition string `json:"definition,omitempty"`
-	Error      string `json:"error,omitempty"`
-
-	usable, free iprange.Uint128
-}
-
-type spaceView struct {
-	Name        string `json:"name"`
-	Made        bool   `json:"made"`
-	Mode        string `json:"mode"`
-	GridV4      int    `json:"gridV4"`
-	GridV6      int    `json:"gridV6"`
-	Cooldown    string `json:"cooldown"`
-	Whereabouts bool   `json:"whereabouts,omitempty"`
-	Leased      int    `json:"leased"`
-	Shared      int    `json:"shared"`
-	Bound       uint64 `json:"bound"`
-	Cooling     uint64 `json:"cooling"`
-	Kept        uint64 `json:"kept"`
-}
-
-type blockView struct {
-	Name    string    `json:"name"`
-	Space   string    `json:"space"`
-	Prefix  string    `json:"prefix"`
-	Mode    string    `json:"mode"`
-	Node    string    `json:"node,omitempty"`
-	Boot    string    `json:"boot,omitempty"`
-	Suspect bool      `json:"suspect,omitempty"`
-	Used    uint64    `json:"used"`
-	Cooling uint64    `json:"cooling"`
-	Kept    uint64    `json:"kept"`
-	Size    uint64    `json:"size"`
-	Told    time.Time `json:"told,omitzero"`
-}
-
-type nodeView struct {
-	Name    string `json:"name"`
-	Bound   uint64 `json:"bound"`
-	Cooling uint64 `json:"cooling"`
-	Kept    uint64 `json:"kept"`
-}
-
-func (s *seen) overview() overview {
-	o := overview{Pools: []poolView{}, Spaces: []spaceView{}, Blocks: []blockView{}}
-	space, _ := s.onlySpace()
-	for _, p := range s.pools {
-		if (s.filter.pool == "" || s.filter.pool == p.Name) && (space == "" || space == p.Space.Name) {
-			o.Pools = append(o.Pools, p.view())
-		}
-	}
-	for _, name := range s.spaceNames() {
-		if space == "" || space == name {
-			o.Spaces = append(o.Spaces, s.spaceView(name))
-		}
-	}
-	for _, b := range s.blocks {
-		if s.wants(b) {
-			o.Blocks = append(o.Blocks, s.blockView(b))
-		}
-	}
-	slices.SortFunc(o.Blocks, func(a, b blockView) int {
-		return cmp.Or(cmp.Compare(a.Node, b.Node), cmp.Compare(a.Space, b.Space), comparePrefix(a.Prefix, b.Prefix))
-	})
-	if s.filter.node != "" {
-		o.Node = &nodeView{s.filter.node, s.inNode.bound, s.inNode.cooling, s.inNode.kept}
-	}
-	for _, err := range s.odd {
-		o.Unreadable = append(o.Unreadable, err.Error())
-	}
-	return o
-}
-
-func comparePrefix(a, b string) int {
-	left, errA := netip.ParsePrefix(a)
-	right, errB := netip.ParsePrefix(b)
-	if errA != nil || errB != nil {
-		return cmp.Compare(a, b)
-	}
-	return left.Addr().Compare(right.Addr())
-}
-
-// wants says whether the filter admits a block.
-func (s *seen) wants(b block) bool {
-	if s.filter.node != "" && b.Owner.Name != s.filter.node {
-		return false
-	}
-	for _, p := range s.pools {
-		if p.Name == s.filter.pool {
-			return p.usable.Overlaps(iprange.SetOf(iprange.OfPrefix(b.Ref.Prefix)))
-		}
-	}
-	return true
-}
-
-func (p *poolCount) view() poolView {
-	v := poolView{
-		Name: p.Name, Space: p.Space.Name, Ranges: []string{}, Used: p.leased + p.claims.bound, Cooling: p.claims.cooling, Kept: p.claims.kept,
-		Definition: p.Definition, usable: p.usable.Count(), free: p.free(),
-	}
-	if p.bad != nil {
-		v.Error = p.bad.Error()
-	}
-	for _, r := range p.Ranges {
-		v.Ranges = append(v.Ranges, rangeText(r.Spec))
-	}
-	v.Usable, v.Free = v.usable.String(), v.free.String()
-	return v
-}
-
-// rangeText is a range with its bounds.
-func rangeText(s iprange.Spec) string {
-	if s.Start == "" && s.End == "" {
-		return s.Range
-	}
-	return fmt.Sprintf("%s[%s-%s]", s.Range, s.Start, s.End)
 }

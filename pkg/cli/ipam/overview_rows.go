@@ -32,11 +32,18 @@ func (s *seen) spaceView(name string) spaceView {
 	return v
 }
 
+func headOf(b block) blockHead {
+	return blockHead{
+		Name: b.Ref.String(), Space: b.Ref.Space, Prefix: b.Ref.Prefix.String(), Mode: string(b.Mode),
+		Node: b.Owner.Name, Boot: b.Owner.Boot, Suspect: b.Suspect, Told: b.usage.At,
+	}
+}
+
 func (s *seen) blockView(b block) blockView {
 	claims := at(s.inBlock, b.Ref)
 	v := blockView{
-		Name: b.Ref.String(), Space: b.Ref.Space, Prefix: b.Ref.Prefix.String(), Mode: string(b.Mode), Node: b.Owner.Name, Boot: b.Owner.Boot, Suspect: b.Suspect,
-		Used: claims.bound, Cooling: claims.cooling, Kept: claims.kept, Size: iprange.OfPrefix(b.Ref.Prefix).Count().Uint64(), Told: b.usage.At,
+		blockHead: headOf(b), Used: claims.bound, Cooling: claims.cooling, Kept: claims.kept,
+		Size: iprange.OfPrefix(b.Ref.Prefix).Count().Uint64(),
 	}
 	if b.Mode == ipam.Leased {
 		v.Used += usedCount(b)
@@ -45,7 +52,7 @@ func (s *seen) blockView(b block) blockView {
 }
 
 func (o overview) spaceRows() [][]string {
-	rows := [][]string{{"NAME", "MODE", "GRID", "COOLDOWN", "LEASED", "SHARED", "BOUND", "COOLING", "KEPT", ""}}
+	rows := [][]string{{"NAME", "MODE", "GRID", "COOLDOWN", "LEASED", "SHARED", "BOUND", "COOLING", "KEPT", "NOTE"}}
 	for _, s := range o.Spaces {
 		note := ""
 		switch {
@@ -63,7 +70,7 @@ func (o overview) spaceRows() [][]string {
 }
 
 func (o overview) blockRows(now time.Time) [][]string {
-	rows := [][]string{{"NODE", "SPACE", "BLOCK", "MODE", "USED", "COOLING", "KEPT", "TOLD", ""}}
+	rows := [][]string{{"NODE", "SPACE", "BLOCK", "MODE", "USED", "COOLING", "KEPT", "TOLD", "NOTE"}}
 	for _, b := range o.Blocks {
 		told := ago(now, b.Told)
 		switch {

@@ -111,7 +111,10 @@ func (e *env) release(ctx context.Context, s source, text string, f releaseFlags
 		return err
 	}
 	out.Released, out.Proof = true, proof
-	out.Says = fmt.Sprintf("claim %s (%s, UID %s) is deleted; the address is free", st.claim.Ref, claimSays(*st.claim), st.claim.Version.UID)
+	out.Says = fmt.Sprintf("claim %s (%s, %s, UID %s) is deleted; the address is free", st.claim.Ref, st.claim.State, claimOwner(*st.claim), st.claim.Version.UID)
+	if st.beside {
+		out.Says += "; meta-cni-controller deletes its reservation of Whereabouts' kind within minutes"
+	}
 	return e.printReleased(out)
 }
 
@@ -154,7 +157,7 @@ func (e *env) askAgain(addr netip.Addr, yes bool, refusal error) error {
 	if yes {
 		return nil
 	}
-	fmt.Fprintf(e.Err, "There is no proof that %s is unused: %v.\nIf a sandbox has it, another pod will get the same address. Write the address again to release it: ", addr, refusal)
+	fmt.Fprintf(e.Err, "There is no proof that %s is unused: %v.\nIf a sandbox has it, another pod will get the same address. Write the address again to release it:\n", addr, refusal)
 	line, err := bufio.NewReader(e.In).ReadString('\n')
 	if again, parseErr := parseAddr(strings.TrimSpace(line)); parseErr == nil && again == addr {
 		return nil

@@ -26,7 +26,7 @@ type standing struct {
 	// Says is the same in one sentence.
 	Says  string     `json:"says"`
 	Claim *claimView `json:"claim,omitempty"`
-	Block *blockView `json:"block,omitempty"`
+	Block *blockHead `json:"block,omitempty"`
 	// Owner is who has it in a leased block, as its node told at Told.
 	Owner *ipam.Owner `json:"owner,omitempty"`
 	Since time.Time   `json:"since,omitzero"`
@@ -35,6 +35,8 @@ type standing struct {
 
 	claim *ipam.Claim
 	block *block
+	// beside says that Whereabouts allocates in the space too.
+	beside bool
 }
 
 // claimView is a claim; its JSON form is kept stable.
@@ -94,7 +96,7 @@ const (
 )
 
 func (s *seen) standing(ctx context.Context, from source, addr netip.Addr, space string) (standing, error) {
-	st := standing{Address: addr.String(), Space: space}
+	st := standing{Address: addr.String(), Space: space, beside: s.spaces[space].Whereabouts}
 	usable := false
 	var spanning []string
 	for _, p := range s.pools {
@@ -117,8 +119,8 @@ func (s *seen) standing(ctx context.Context, from source, addr netip.Addr, space
 	b, err := from.block(ctx, ref)
 	if err == nil {
 		st.block = &b
-		view := newSeen(filter{}).blockView(b)
-		st.Block = &view
+		head := headOf(b)
+		st.Block = &head
 	} else if !errors.Is(err, ipam.ErrNotFound) {
 		return st, err
 	}
@@ -137,7 +139,7 @@ func (st *standing) judge(addr netip.Addr, usable bool, spanning []string) {
 		st.State, st.Says = stateFree, "free"
 	case len(spanning) > 0:
 		st.State = stateReserved
-		st.Says = fmt.Sprintf("never given away: pool %s has its subnet, but it is the network's or broadcast address, the gateway, excluded or out of bounds", strings.Join(spanning, ", "))
+		st.Says = fmt.Sprintf("never given away: it lies in the subnet of %s, but is the network's or broadcast address, the gateway, excluded or out of bounds", strings.Join(spanning, ", "))
 	case b != nil:
 		st.State, st.Says = stateFree, fmt.Sprintf("free, in block %s; no pool has it", b.Ref)
 	default:
@@ -221,7 +223,7 @@ func (st standing) print(out io.Writer, now time.Time) error {
 	}
 	if c := st.claim; c != nil {
 		row("claim", "%s, %s since %s", c.Ref, c.State, stamp(now, c.Since))
-		ownerRows(row, c.Owner)
+		ownerRows(row, c.Owner, c.State == ipam.Bound)
 		row("node", "%s", nodeText(c.Node))
 		if !c.Keep.IsZero() {
 			row("kept for", "%s", c.Keep)
@@ -232,7 +234,7 @@ func (st standing) print(out io.Writer, now time.Time) error {
 	}
 	if st.Owner != nil {
 		row("since", "%s", stamp(now, st.Since))
-		ownerRows(row, *st.Owner)
+		ownerRows(row, *st.Owner, true)
 	}
 	if b := st.block; b != nil {
 		row("block", "%s, %s", b.Ref, blockText(*b, now))
@@ -243,14 +245,19 @@ func (st standing) print(out io.Writer, now time.Time) error {
 	return table(out, rows)
 }
 
-func ownerRows(row func(name, format string, args ...any), o ipam.Owner) {
+// ownerRows are an owner, or who had the address last.
+func ownerRows(row func(name, format string, args ...any), o ipam.Owner, present bool) {
+	last := ""
+	if !present {
+		last = "last "
+	}
 	uid := ""
 	if o.PodUID != "" {
 		uid = " (UID " + o.PodUID + ")"
 	}
-	row("pod", "%s%s", o.Pod(), uid)
-	row("interface", "%s of network %s", o.IfName, o.Network)
-	row("container", "%s", o.ContainerID)
+	row(last+"pod", "%s%s", o.Pod(), uid)
+	row(last+"interface", "%s of network %s", o.IfName, o.Network)
+	row(last+"container", "%s", o.ContainerID)
 }
 
 func nodeText(n ipam.Node) string {

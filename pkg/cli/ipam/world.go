@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -104,20 +105,27 @@ func boxOf(in *v1alpha1.NodeIPAM) box {
 	return b
 }
 
+// whole lists what is worth nothing if a part of it is missing.
+func whole[T any](ctx context.Context, c *cluster, path string, each func(*T)) error {
+	var bad error
+	err := list(ctx, c, path, "", each, func(err error) { bad = errors.Join(bad, err) })
+	return errors.Join(err, asked(bad, "read", path))
+}
+
 func (c *cluster) nodes(ctx context.Context) (map[string]node, error) {
 	all := map[string]node{}
-	err := list(ctx, c, nodesPath, "", func(in *nodeItem) { all[in.Metadata.Name] = in.node() })
+	err := whole(ctx, c, nodesPath, func(in *nodeItem) { all[in.Metadata.Name] = in.node() })
 	return all, err
 }
 
 func (c *cluster) boxes(ctx context.Context) (map[string]box, error) {
 	all := map[string]box{}
-	err := list(ctx, c, ours(v1alpha1.ResourceNodeIPAMs), "", func(in *v1alpha1.NodeIPAM) { all[in.Name] = boxOf(in) })
+	err := whole(ctx, c, ours(v1alpha1.ResourceNodeIPAMs), func(in *v1alpha1.NodeIPAM) { all[in.Name] = boxOf(in) })
 	return all, err
 }
 
 func (c *cluster) eachPod(ctx context.Context, each func(pod)) error {
-	return list(ctx, c, podsPath, "", func(in *podItem) { each(in.pod()) })
+	return whole(ctx, c, podsPath, func(in *podItem) { each(in.pod()) })
 }
 
 func (c *cluster) node(ctx context.Context, name string) (*node, error) {

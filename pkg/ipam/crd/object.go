@@ -1,6 +1,7 @@
 package crd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,10 +17,12 @@ var ErrMisnamed = errors.New("its name and its spec disagree")
 // SpaceOf reads an AddressSpace, for those who list objects by themselves.
 func SpaceOf(in *v1alpha1.AddressSpace) (ipam.Space, error) { return decodeSpace(in) }
 
-// PoolOf reads an IPPool; selectors are left out.
+// PoolOf reads an IPPool; selectors are left out. With an error it has the
+// name, the space's name, and whatever else could be read.
 func PoolOf(in *v1alpha1.IPPool) (ipam.Pool, error) {
 	pool, err := decodePool(in.Name, in.Spec)
 	if err != nil {
+		pool.Space.Name = cmp.Or(in.Spec.AddressSpace, ipam.DefaultSpace)
 		return pool, fmt.Errorf("IPPool %s: %w", in.Name, err)
 	}
 	return pool, nil
