@@ -73,7 +73,7 @@ func decode[T any](t *testing.T, data []byte) T {
 }
 
 func testImage() image {
-	p := programs{daemon: []byte("daemon"), plugin: []byte("plugin"), controller: []byte("controller")}
+	p := programs{daemon: []byte("daemon"), plugin: []byte("plugin"), controller: []byte("controller"), metactl: []byte("metactl")}
 	return image{name: "localhost/meta-cni:dev", arch: "arm64", date: time.Unix(7, 0).UTC(), layers: layers(p)}
 }
 
@@ -118,6 +118,7 @@ func wantFiles() map[string]string {
 		"lib64":                            "-> usr/lib64",
 		"opt/meta-cni/meta-cni":            "755 plugin",
 		"opt/meta-cni/meta-cni-controller": "755 controller",
+		"opt/meta-cni/metactl":             "755 metactl",
 		"opt/meta-cni/meta-cnid":           "755 daemon",
 		"sbin":                             "-> usr/sbin",
 		"var/run":                          "-> /run",

@@ -44,7 +44,8 @@ func layers(p programs) [][]entry {
 	plugin := []entry{{name: "opt/meta-cni/meta-cni", mode: 0o755, content: p.plugin}}
 	daemon := []entry{{name: "opt/meta-cni/meta-cnid", mode: 0o755, content: p.daemon}}
 	controller := []entry{{name: "opt/meta-cni/meta-cni-controller", mode: 0o755, content: p.controller}}
-	return [][]entry{base, plugin, controller, daemon}
+	metactl := []entry{{name: "opt/meta-cni/metactl", mode: 0o755, content: p.metactl}}
+	return [][]entry{base, plugin, metactl, controller, daemon}
 }
 
 // tarball writes entries in their order.

@@ -5,9 +5,10 @@
 //	go run ./images/build -o meta-cni.tar [-arch arm64] [-name localhost/meta-cni:dev]
 //
 // The image is built from nothing: it holds the daemon, the plugin that the
-// daemon installs on the node, the controller, and the few names that a Linux
-// root folder must have. The same sources and the same Go give the same bytes; the environment
-// variable SOURCE_DATE_EPOCH (seconds) sets the dates in it, else they are 0.
+// daemon installs on the node, the controller, metactl (for kubectl exec), and
+// the few names that a Linux root folder must have. The same sources and the
+// same Go give the same bytes; the environment variable SOURCE_DATE_EPOCH
+// (seconds) sets the dates in it, else they are 0.
 package main
 
 import (
@@ -72,7 +73,7 @@ func sourceDate(epoch string) (time.Time, error) {
 }
 
 // programs are the contents of the image's executables.
-type programs struct{ daemon, plugin, controller []byte }
+type programs struct{ daemon, plugin, controller, metactl []byte }
 
 func compile(ctx context.Context, arch string) (programs, error) {
 	dir, err := os.MkdirTemp("", "meta-cni-image-")
@@ -88,6 +89,9 @@ func compile(ctx context.Context, arch string) (programs, error) {
 		return programs{}, err
 	}
 	if p.controller, err = compileOne(ctx, dir, arch, "meta-cni-controller"); err != nil {
+		return programs{}, err
+	}
+	if p.metactl, err = compileOne(ctx, dir, arch, "metactl"); err != nil {
 		return programs{}, err
 	}
 	return p, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -38,7 +39,7 @@ const pluginName = "kubectl-meta"
 
 // Root is the command that the program is under the name that it was called by.
 func Root(calledAs, version string, streams Streams, nouns ...*cobra.Command) *cobra.Command {
-	root := &cobra.Command{
+	root := Noun(&cobra.Command{
 		Use:   "metactl",
 		Short: "See and mend what meta-cni does in a cluster",
 		Long: `metactl shows what meta-cni does in a cluster, or on a host without one.
@@ -49,7 +50,7 @@ Linked as kubectl-meta into a folder of $PATH, it is "kubectl meta" too.`,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		DisableAutoGenTag: true,
-	}
+	})
 	if filepath.Base(calledAs) == pluginName {
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl meta"}
 	}
@@ -59,6 +60,24 @@ Linked as kubectl-meta into a folder of $PATH, it is "kubectl meta" too.`,
 	root.SetErr(streams.Err)
 	root.AddCommand(nouns...)
 	return root
+}
+
+// Noun makes a command that only has verbs: alone it prints its help, and a verb
+// that it doesn't have is an error.
+func Noun(command *cobra.Command) *cobra.Command {
+	command.Args = func(command *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		command.SuggestionsMinimumDistance = 2
+		hint := ""
+		if near := command.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = "; did you mean " + strings.Join(near, ", ") + "?"
+		}
+		return fmt.Errorf("unknown command %q for %q%s", args[0], command.CommandPath(), hint)
+	}
+	command.RunE = func(command *cobra.Command, _ []string) error { return command.Help() }
+	return command
 }
 
 // Run carries a command line out and says what the program's exit code is.

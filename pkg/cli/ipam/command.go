@@ -44,7 +44,7 @@ func Command(streams cli.Streams) *cobra.Command {
 }
 
 func newCommand(e *env) *cobra.Command {
-	command := &cobra.Command{
+	command := cli.Noun(&cobra.Command{
 		Use:   "ipam",
 		Short: "Addresses: who has which, what is wrong with them, release, import",
 		Long: `Shows and mends the addresses that meta-cni gives to pods: of a cluster by its
@@ -57,7 +57,7 @@ Kubernetes by the folder of its daemon (--dir).`,
 			}
 			return nil
 		},
-	}
+	})
 	flags := command.PersistentFlags()
 	e.cluster.Flags(flags)
 	flags.StringVar(&e.dir, "dir", "", "address `folder` of a host without Kubernetes, such as /var/lib/meta-cni/addresses")
