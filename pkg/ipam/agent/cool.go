@@ -54,15 +54,11 @@ func (a *Agent) tellAll(ctx context.Context, space string, within iprange.Set) b
 
 // coolOne takes the next step with one claim.
 func (a *Agent) coolOne(ctx context.Context, ref ipam.ClaimRef) error {
-	a.mu.Lock()
-	c := a.state.cooling[ref]
-	if c == nil || a.state.owners[ref] != (ipam.Key{}) || a.intended(ref) {
-		a.mu.Unlock()
+	now, ok := a.released(ref)
+	if !ok {
 		return nil
 	}
-	now := *c
-	expired := c.due <= a.now()
-	a.mu.Unlock()
+	expired := now.due <= a.now()
 	if now.last != nil && !expired && a.opts.Alive(now.last.Owner, now.last.Netns) {
 		return nil // its interface may still have the address
 	}
@@ -82,6 +78,18 @@ func (a *Agent) coolOne(ctx context.Context, ref ipam.ClaimRef) error {
 	return a.left(ref, now)
 }
 
+// released is what is known of a claim to give up; false if there is none or if
+// an ADD has, or is about to have, the address again.
+func (a *Agent) released(ref ipam.ClaimRef) (cooling, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c := a.state.cooling[ref]
+	if c == nil || a.state.owners[ref] != (ipam.Key{}) || a.intended(ref) {
+		return cooling{}, false
+	}
+	return *c, true
+}
+
 // tell writes Cooling or Kept into the claim.
 func (a *Agent) tell(ctx context.Context, ref ipam.ClaimRef, now cooling) error {
 	c, err := a.opts.Store.GetClaim(ctx, ref)
@@ -92,6 +100,11 @@ func (a *Agent) tell(ctx context.Context, ref ipam.ClaimRef, now cooling) error 
 		return fmt.Errorf("claim %s: %w", ref, err)
 	case !a.isOurs(c, now):
 		return a.left(ref, now)
+	}
+	// An ADD with the same key may have got the claim before it was read; one
+	// that begins from here on touches it, and this write is refused.
+	if own, ok := a.released(ref); !ok || own.owner != now.owner {
+		return nil
 	}
 	c.State, c.Since = ipam.Cooling, time.Now().UTC().Truncate(time.Second)
 	if !now.keep.IsZero() {
