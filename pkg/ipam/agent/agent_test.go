@@ -387,7 +387,7 @@ func TestImportedClaimWithoutNames(t *testing.T) {
 	m := c.node("a")
 	rg := rangeOf(t, "10.0.0.0/28")
 	ref := ipam.ClaimRef{Space: "default", Addr: addr("10.0.0.5")}
-	m.add("x", "10.0.0.0/28") // makes the space and the block
+	m.ask(exact(t, "x", "10.0.0.9", "10.0.0.0/28")) // makes the space and the block
 	owner := request(t, "old").Owner
 	owner.IfName, owner.Network = ipam.Unknown, ipam.Unknown
 	if _, err := c.store.CreateClaim(t.Context(), ipam.Claim{Ref: ref, State: ipam.Bound, Node: ipam.Node{Name: "a"}, Owner: owner, Pool: rg.Pool}); err != nil {
