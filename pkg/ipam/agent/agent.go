@@ -75,7 +75,6 @@ type Agent struct {
 	turns    map[ipam.Key]*turn
 	spaces   map[string]*space
 	sights   map[ipam.Key]time.Duration // dead sandboxes, when they were first seen so
-	lost     map[ipam.ClaimRef]bool     // live addresses without protection
 	snapped  int64                      // bytes of the last snapshot
 	ahead    map[string]aheadNeed       // by space: ranges that are short of addresses
 	refused  map[string]error           // spaces that nothing may be given of
@@ -139,8 +138,8 @@ func Open(log Log, recovered wal.Recovered, o Options) (*Agent, error) {
 	a := &Agent{
 		opts: o, log: log, now: o.Clock, state: s,
 		reserved: map[ipam.ClaimRef]ipam.Key{}, turns: map[ipam.Key]*turn{}, spaces: map[string]*space{},
-		sights: map[ipam.Key]time.Duration{}, lost: map[ipam.ClaimRef]bool{},
-		ahead: map[string]aheadNeed{}, refused: map[string]error{},
+		sights: map[ipam.Key]time.Duration{},
+		ahead:  map[string]aheadNeed{}, refused: map[string]error{},
 		kick: make(chan struct{}, 1), aheadKick: make(chan struct{}, 1), coolKick: make(chan struct{}, 1),
 	}
 	return a, a.begin()
@@ -211,6 +210,12 @@ func (a *Agent) Close() error { return a.log.Close() }
 // write orders entries, applies them and waits until they are on the disk.
 func (a *Agent) write(entries ...entry) error {
 	a.mu.Lock()
+	return a.writeUnlock(entries...)
+}
+
+// writeUnlock is write for who has the agent's lock, because the entries follow
+// from what was seen under it; it gives the lock back before it waits.
+func (a *Agent) writeUnlock(entries ...entry) error {
 	t, err := a.order(a.log.Append, entries...)
 	a.mu.Unlock()
 	if err != nil {

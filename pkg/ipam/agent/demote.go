@@ -163,16 +163,12 @@ func (a *Agent) noteClaim(c ipam.Claim, v ipam.Version) error {
 	a.mu.Lock()
 	e := entry{Op: opHeld, Key: &c.Owner.Key, Claim: &c.Ref, Version: &v}
 	if r := a.state.records[c.Owner.Key]; r == nil || !r.has(c.Ref) {
-		e = entry{Op: opDrop, Key: &c.Owner.Key, Record: &record{
+		// No key: an ADD with the same one may have an intent by now.
+		e = entry{Op: opDrop, Key: &ipam.Key{}, Record: &record{
 			Owner: c.Owner, Places: []place{{Space: c.Ref.Space, Addr: c.Ref.Addr, Claim: &v}},
 		}}
 	}
-	t, err := a.order(a.log.Append, e)
-	a.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	return t.Wait()
+	return a.writeUnlock(e)
 }
 
 func (r *record) has(ref ipam.ClaimRef) bool {

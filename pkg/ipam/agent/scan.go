@@ -113,9 +113,20 @@ func (a *Agent) scanBlocks(ctx context.Context, node ipam.Node, blocks []ipam.Bl
 		errs = append(errs, a.scanBlock(ctx, node, b))
 	}
 	for _, ref := range a.unlisted(listed) {
-		errs = append(errs, a.reread(ctx, ref))
+		errs = append(errs, a.scanUnlisted(ctx, ref))
 	}
 	return errors.Join(errs...)
+}
+
+// scanUnlisted rereads a block while nobody here takes it, shares it or gives it
+// back, so that the log follows nothing that is over.
+func (a *Agent) scanUnlisted(ctx context.Context, ref ipam.BlockRef) error {
+	release, err := take(ctx, a.hints(ref.Space).leasing, "a block of the space is being leased or shared")
+	if err != nil {
+		return err
+	}
+	defer release()
+	return a.reread(ctx, ref)
 }
 
 func (a *Agent) scanBlock(ctx context.Context, node ipam.Node, b ipam.Block) error {
@@ -207,14 +218,15 @@ func (a *Agent) scanClaim(ctx context.Context, node ipam.Node, c ipam.Claim) err
 	inUse := r != nil && r.has(c.Ref) && c.Node.Boot == node.Boot
 	busy := a.turns[c.Owner.Key] != nil || a.intended(c.Ref)
 	listed := a.state.cooling[c.Ref] != nil
-	a.mu.Unlock()
 	switch {
 	case busy || listed || inUse && c.Node.UID == node.UID:
+		a.mu.Unlock()
 		return nil
 	case inUse:
+		a.mu.Unlock()
 		return a.rename(ctx, node, c)
 	}
-	return a.write(entry{Op: opDrop, Key: &c.Owner.Key, Record: &record{
+	return a.writeUnlock(entry{Op: opDrop, Key: &c.Owner.Key, Record: &record{
 		Owner: c.Owner, Keep: c.Keep, Places: []place{{Space: c.Ref.Space, Addr: c.Ref.Addr, Claim: &c.Version}},
 	}})
 }
@@ -274,14 +286,13 @@ func (a *Agent) adopt(ctx context.Context, c ipam.Claim) error {
 	}
 	a.mu.Lock()
 	before := a.state.records[c.Owner.Key]
-	a.mu.Unlock()
 	whole := record{Owner: c.Owner, Keep: c.Keep, Since: c.Since}
 	if before != nil {
 		whole.Places = append(whole.Places, before.Places...)
 	}
 	p.Claim, p.Want = &made.Version, len(whole.Places)
 	whole.Places = append(whole.Places, p)
-	return a.write(entry{Op: opGrant, Record: &whole})
+	return a.writeUnlock(entry{Op: opGrant, Record: &whole})
 }
 
 // lostBlock is about a block that the log calls ours and the store doesn't. An
@@ -289,15 +300,14 @@ func (a *Agent) adopt(ctx context.Context, c ipam.Claim) error {
 // it by now, each address gets a claim of its own, or an alarm.
 func (a *Agent) lostBlock(ctx context.Context, ref ipam.BlockRef, now ipam.Block) error {
 	a.mu.Lock()
-	b := a.state.blocks[ref]
-	inUse := b != nil && !b.block.IsEmpty()
-	a.mu.Unlock()
-	if b == nil {
+	switch b := a.state.blocks[ref]; {
+	case b == nil:
+		a.mu.Unlock()
 		return nil
+	case b.block.IsEmpty():
+		return a.writeUnlock(entry{Op: opGone, Block: &ref}) // a reservation moves on
 	}
-	if !inUse {
-		return a.write(entry{Op: opGone, Block: &ref})
-	}
+	a.mu.Unlock()
 	if now.Mode == "" {
 		made, err := a.opts.Store.CreateBlock(ctx, ipam.Block{Ref: ref, Mode: ipam.Leased, Owner: a.Node()})
 		if err == nil {
