@@ -233,6 +233,9 @@ func (a *Agent) order(appendTo func([]byte) (Ticket, error), entries ...entry) (
 	}
 	for _, e := range entries {
 		e.At = a.now()
+		if err := a.state.admits(e); err != nil {
+			return nil, err
+		}
 		data, err := e.encode()
 		if err != nil {
 			return nil, err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meta-cni/meta-cni/pkg/ipam"
+	"github.com/meta-cni/meta-cni/pkg/ipam/block"
 )
 
 // lowWater is how few free addresses for a range make the agent lease the next
@@ -71,8 +72,8 @@ func (a *Agent) Allocate(ctx context.Context, req ipam.Request) ([]ipam.Address,
 func (a *Agent) allocate(ctx context.Context, req ipam.Request) ([]ipam.Address, error) {
 	t := &task{req: req, key: req.Owner.Key, tried: map[ipam.ClaimRef]bool{}}
 	defer a.unreserve(t)
-	for i, want := range req.Wants {
-		if err := a.acquire(ctx, t, i, want); err != nil {
+	for _, i := range exactFirst(req.Wants) {
+		if err := a.acquire(ctx, t, i, req.Wants[i]); err != nil {
 			return nil, errors.Join(err, a.giveUp(t))
 		}
 	}
@@ -83,9 +84,26 @@ func (a *Agent) allocate(ctx context.Context, req ipam.Request) ([]ipam.Address,
 	return answer, nil
 }
 
+// exactFirst orders wants so that none of any address takes one that another of
+// the same request asks for by name.
+func exactFirst(wants []ipam.Want) []int {
+	order := make([]int, 0, len(wants))
+	for _, exact := range []bool{true, false} {
+		for i, w := range wants {
+			if w.Addr.IsValid() == exact {
+				order = append(order, i)
+			}
+		}
+	}
+	return order
+}
+
 func check(req ipam.Request) error {
 	if err := req.Owner.Check(); err != nil {
 		return err
+	}
+	if n := len(req.Owner.Key.String()); n > block.MaxKey {
+		return fmt.Errorf("%w: container ID, interface and network's name have %d bytes together, at most %d can be kept: give the network a shorter name", ipam.ErrInvalid, n, block.MaxKey)
 	}
 	if len(req.Wants) == 0 {
 		return fmt.Errorf("%w: no address is asked for", ipam.ErrInvalid)

@@ -181,6 +181,9 @@ func (a *Agent) findExact(ctx context.Context, t *task, w ipam.Want) (place, ipa
 		return place{}, rg, err
 	}
 	ref := ipam.ClaimRef{Space: sp.Name, Addr: w.Addr}
+	if slices.ContainsFunc(t.places, func(p place) bool { return p.ref() == ref }) {
+		return place{}, rg, fmt.Errorf("%w: %s of space %s is asked for twice", ipam.ErrInvalid, w.Addr, sp.Name)
+	}
 	if p, mine, err := a.exactInBlock(t, sp, ref); mine && t.req.Keep.IsZero() || err != nil {
 		return p, rg, err
 	}

@@ -73,6 +73,7 @@ func (a *Agent) within(ctx context.Context, do func(context.Context) error) erro
 func (a *Agent) scanLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	retry := scanRetry
 	for {
 		select {
 		case <-ctx.Done():
@@ -87,9 +88,11 @@ func (a *Agent) scanLoop(ctx context.Context) {
 			}
 		}
 		next := scanEvery
-		if err := a.within(ctx, a.Scan); err != nil && ctx.Err() == nil {
+		if err := a.within(ctx, a.Scan); err == nil {
+			retry = scanRetry
+		} else if ctx.Err() == nil {
 			a.opts.Log.Warn("IPAM: the node's blocks and claims could not be compared with the log; it is tried again", "error", err.Error())
-			next = scanRetry
+			next, retry = retry, min(2*retry, scanEvery)
 		}
 		timer.Reset(next)
 	}

@@ -162,11 +162,16 @@ func (a *Agent) takeBack(ctx context.Context, b ipam.Block) error {
 		return err
 	}
 	a.mu.Lock()
-	if own := a.state.blocks[b.Ref]; own != nil && own.stage == stageReturning {
-		a.mu.Unlock()
-		return nil // Resume or GiveBack has it
-	}
+	own, grid := a.state.blocks[b.Ref], a.state.spaces[b.Ref.Space].Grid
+	returning := own != nil && own.stage == stageReturning
 	a.mu.Unlock()
+	switch {
+	case returning:
+		return nil // Resume or GiveBack has it
+	case grid.Block(b.Ref.Prefix.Addr()) != b.Ref.Prefix:
+		a.opts.Log.Warn("a block of this node is left alone: the grid of its space has no such block, so the agent didn't make it", "block", b.Ref.String())
+		return nil
+	}
 	b.Owner = a.Node()
 	made, err := a.opts.Store.UpdateBlock(ctx, b)
 	if errors.Is(err, ipam.ErrStale) || errors.Is(err, ipam.ErrNotFound) {

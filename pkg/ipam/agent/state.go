@@ -119,6 +119,32 @@ func (s *state) apply(e entry, now time.Duration) error {
 	return nil
 }
 
+// admits says why an entry can't be applied. It must not get into the log then:
+// no agent could start on that log again.
+func (s *state) admits(e entry) error {
+	switch e.Op {
+	case opReady:
+		if _, err := block.New(e.Block.Prefix, 0); err != nil {
+			return fmt.Errorf("IPAM: %w", err)
+		}
+	case opGrant:
+		key := block.Key(e.Record.Owner.Key.String())
+		for _, p := range e.Record.Places {
+			b := s.blockOf(p.Space, p.Addr)
+			if !p.InBlock {
+				continue
+			}
+			if b == nil || len(key) > block.MaxKey {
+				return fmt.Errorf("IPAM: %s can't be granted to %s: its block isn't there, or the key is too long", p.ref(), key)
+			}
+			if owner, taken := b.block.Owner(p.Addr); taken && owner != key {
+				return fmt.Errorf("%w: %s can't be granted to %s: it belongs to %s", ipam.ErrTaken, p.ref(), key, owner)
+			}
+		}
+	}
+	return nil
+}
+
 // live begins a life. Another boot means that all sandboxes are gone: claims
 // are to be given up, and blocks must be taken over before they are used.
 func (s *state) live(n ipam.Node, now time.Duration) {
