@@ -166,6 +166,11 @@ func TestImportBeside(t *testing.T) {
 	const namespace = "wb"
 	installWhereabouts(t, namespace, "blue")
 
+	before := versions(t, namespace)
+	says(t, "ipam import-whereabouts --namespace wb --side-by-side --skip-leaked", "3 of 3 claims are to be made", "deployments/whereabouts.yaml", "exit code 0")
+	if diff := cmp.Diff(before, versions(t, namespace)); diff != "" {
+		t.Errorf("the dry run changed something (-before +after):\n%s", diff)
+	}
 	says(t, "ipam import-whereabouts --namespace wb --side-by-side --apply --skip-leaked", "space blue: ensure (mode claims, blocks /26 and /122, beside Whereabouts)", "made 2 blocks and 3 claims", "exit code 0")
 	marked := 0
 	list := must(objects.Resource(whereaboutsKind("overlappingrangeipreservations")).Namespace(namespace).List(t.Context(), metav1.ListOptions{}))(t)

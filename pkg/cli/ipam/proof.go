@@ -82,7 +82,8 @@ func podGone(ctx context.Context, w world, o ipam.Owner) ([]string, error) {
 }
 
 // nodeGone is why no sandbox of a node's life can be alive: the node doesn't
-// exist, or everybody who knows says that it is in another boot.
+// exist, or everybody who knows says that it is in another boot. The clock can
+// only refuse: a node that was cut off and deleted a moment ago still runs.
 func nodeGone(ctx context.Context, w world, n ipam.Node, now time.Time) (string, error) {
 	have, err := w.node(ctx, n.Name)
 	if err != nil {
