@@ -328,6 +328,10 @@ func (a *Agent) resting(b *held) bool {
 // use: a demotion that was cut short. They are shared if somebody still asks
 // for them, else touched and used again.
 func (a *Agent) Resume(ctx context.Context) error {
+	cut := a.cutShort()
+	if len(cut) == 0 {
+		return nil
+	}
 	asked, err := a.opts.Store.Asked(ctx, a.Node().Name)
 	if err != nil {
 		return err
@@ -337,7 +341,7 @@ func (a *Agent) Resume(ctx context.Context) error {
 		wanted[ref] = true
 	}
 	var errs []error
-	for _, ref := range a.cutShort() {
+	for _, ref := range cut {
 		if wanted[ref] {
 			errs = append(errs, a.Demote(ctx, ref))
 			continue

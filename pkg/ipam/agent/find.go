@@ -45,7 +45,7 @@ func (a *Agent) fromRange(ctx context.Context, t *task, rg ipam.Range) (place, b
 	}
 	if t.req.Keep.IsZero() {
 		if p, ok := a.fromBlocks(t, sp, rg); ok {
-			a.leaseAhead(ctx, sp, rg)
+			a.leaseAhead(sp, rg)
 			return p, true, nil
 		}
 		if a.leases(ctx, sp, rg) {

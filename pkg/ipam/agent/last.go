@@ -18,8 +18,11 @@ import (
 const (
 	// shareWait is how long an ADD waits until the node of a block shares it.
 	shareWait = 10 * time.Second
-	// sharePoll is between looks at such a block.
-	sharePoll = 50 * time.Millisecond
+	// sharePoll is between the first looks at such a block; each further wait is
+	// half as long again, up to sharePollMost: a node that doesn't answer at once
+	// may be down, and many pods may wait for it.
+	sharePoll     = 50 * time.Millisecond
+	sharePollMost = time.Second
 	// asksAtOnce bounds the blocks that one ADD asks for together.
 	asksAtOnce = 8
 )
@@ -77,7 +80,7 @@ func (a *Agent) demand(ctx context.Context, sp ipam.Space, prefixes ...netip.Pre
 	ctx, cancel := context.WithTimeoutCause(ctx, shareWait, errDeaf)
 	defer cancel()
 	asked := map[netip.Prefix]bool{}
-	for wait := time.Duration(0); ; wait = sharePoll {
+	for wait := time.Duration(0); ; wait = min(max(sharePoll, wait+wait/2), sharePollMost) {
 		if err := pause(ctx, wait); err != nil {
 			return unavailable(err)
 		}

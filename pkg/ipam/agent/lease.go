@@ -100,9 +100,10 @@ func (a *Agent) free(sp ipam.Space, rg ipam.Range, enough int) int {
 }
 
 // leaseAhead has the next block leased in the background where few addresses
-// are left.
-func (a *Agent) leaseAhead(ctx context.Context, sp ipam.Space, rg ipam.Range) {
-	if a.free(sp, rg, lowWater) >= lowWater || !a.leases(ctx, sp, rg) {
+// are left. The store isn't asked here, not even for the number of nodes: the
+// answer to this ADD needs nothing of it.
+func (a *Agent) leaseAhead(sp ipam.Space, rg ipam.Range) {
+	if a.free(sp, rg, lowWater) >= lowWater {
 		return
 	}
 	a.mu.Lock()
@@ -127,12 +128,19 @@ func (a *Agent) Ahead(ctx context.Context) error {
 	a.mu.Unlock()
 	var errs []error
 	for _, n := range needs {
-		ctx, cancel := context.WithTimeout(ctx, aheadTime)
-		_, err := a.lease(ctx, n.space, n.rg, func() bool { return a.free(n.space, n.rg, lowWater) >= lowWater })
-		cancel()
-		errs = append(errs, err)
+		errs = append(errs, a.leaseFor(ctx, n))
 	}
 	return errors.Join(errs...)
+}
+
+func (a *Agent) leaseFor(ctx context.Context, n aheadNeed) error {
+	ctx, cancel := context.WithTimeout(ctx, aheadTime)
+	defer cancel()
+	if !a.leases(ctx, n.space, n.rg) {
+		return nil
+	}
+	_, err := a.lease(ctx, n.space, n.rg, func() bool { return a.free(n.space, n.rg, lowWater) >= lowWater })
+	return err
 }
 
 // lease takes one block that meets the range, unless enough says that there is

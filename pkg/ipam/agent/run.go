@@ -13,6 +13,8 @@ import (
 const (
 	coolEvery   = time.Second
 	answerEvery = 3 * time.Second
+	bellEvery   = time.Minute // where a bell rings, for one that was missed
+	workRetry   = 3 * time.Second
 	mirrorEvery = 10 * time.Second
 	tidyEvery   = 60 * time.Second
 	scanEvery   = 5 * time.Minute
@@ -31,7 +33,11 @@ func (a *Agent) Run(ctx context.Context) {
 	}
 	every("lease blocks ahead", time.Minute, a.aheadKick, a.Ahead)
 	every("give claims up", coolEvery, a.coolKick, a.Cool)
-	every("share blocks", answerEvery, a.opts.Asked, a.Answer)
+	answer := answerEvery
+	if a.opts.Asked != nil {
+		answer = bellEvery
+	}
+	every("share blocks", answer, a.opts.Asked, a.Answer)
 	every("tell how blocks are used", mirrorEvery, nil, a.Mirror)
 	every("tidy up", tidyEvery, nil, a.Tidy)
 	group.Go(func() { a.scanLoop(ctx) })
@@ -41,14 +47,14 @@ func (a *Agent) Run(ctx context.Context) {
 // loop does one kind of work again and again; a failure is logged when it
 // begins and when it ends.
 func (a *Agent) loop(ctx context.Context, what string, period time.Duration, bell <-chan struct{}, do func(context.Context) error) {
-	ticker := time.NewTicker(period)
-	defer ticker.Stop()
+	timer := time.NewTimer(period)
+	defer timer.Stop()
 	failing := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
 		case <-bell:
 		}
 		err := a.within(ctx, do)
@@ -59,6 +65,11 @@ func (a *Agent) loop(ctx context.Context, what string, period time.Duration, bel
 			a.opts.Log.Info("IPAM: " + what + ": works again")
 		}
 		failing = err != nil
+		next := period
+		if failing {
+			next = min(period, workRetry)
+		}
+		timer.Reset(next)
 	}
 }
 

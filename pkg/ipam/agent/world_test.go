@@ -19,6 +19,7 @@ type cluster struct {
 	store *ipamtest.Memory
 	now   time.Duration
 	nodes map[string]*machine
+	bell  chan struct{} // Options.Asked of new machines
 }
 
 // machine is one node: its log survives, its agent may be started anew.
@@ -62,7 +63,7 @@ func (m *machine) startOn(store ipam.Store, step func(string) error) {
 		Node:  ipam.Node{Name: m.name, UID: "uid-" + m.name, Boot: fmt.Sprintf("%s-boot-%d", m.name, m.boot)},
 		Alive: func(o ipam.Owner, _ string) bool { return !m.dead[o.ContainerID] },
 		Alarm: func(a Alarm) { m.alarms = append(m.alarms, a) },
-		Clock: func() time.Duration { return m.c.now },
+		Clock: func() time.Duration { return m.c.now }, Asked: m.c.bell,
 	})
 	if err != nil {
 		m.c.t.Fatal(err)
