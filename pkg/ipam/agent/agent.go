@@ -76,6 +76,7 @@ type Agent struct {
 	spaces   map[string]*space
 	sights   map[ipam.Key]time.Duration // dead sandboxes, when they were first seen so
 	snapped  int64                      // bytes of the last snapshot
+	unsnap   int64                      // bytes of records at which one failed last
 	ahead    map[string]aheadNeed       // by space: ranges that are short of addresses
 	refused  map[string]error           // spaces that nothing may be given of
 	scan     bool                       // a write had no clear outcome: look what it made
@@ -156,7 +157,7 @@ func replay(recovered wal.Recovered, boot string) (*state, error) {
 		e, err := decode(data)
 		if err == nil {
 			at := e.At
-			if s.node.Boot != boot {
+			if begins := e.Op == opLife && e.Node.Boot == boot; s.node.Boot != boot && !begins {
 				at = 0
 			}
 			err = s.apply(e, at)
@@ -257,13 +258,17 @@ func (a *Agent) order(appendTo func([]byte) (Ticket, error), entries ...entry) (
 const (
 	compactAt   = 1 << 20 // bytes of records
 	compactGrow = 2       // and this many times the last snapshot
+	compactWait = 1 << 16 // bytes of records between tries that fail
 )
 
 // compact replaces a long log by a snapshot. A failure is the log's own and
 // shows at the next record.
 func (a *Agent) compact() {
 	size := a.log.Size()
-	if size < compactAt || size < compactGrow*a.snapped || a.log.Compacting() {
+	if size < a.unsnap {
+		a.unsnap = 0
+	}
+	if size < compactAt || size < compactGrow*a.snapped || a.unsnap > 0 && size < a.unsnap+compactWait || a.log.Compacting() {
 		return
 	}
 	data, err := a.state.encode(a.now())
@@ -272,8 +277,10 @@ func (a *Agent) compact() {
 	}
 	if err != nil {
 		a.opts.Log.Error("the IPAM's log can't be shortened", "error", err.Error())
+		a.unsnap = size
 		return
 	}
+	a.unsnap = 0
 	a.snapped = int64(len(data))
 }
 

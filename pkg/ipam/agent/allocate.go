@@ -193,7 +193,7 @@ func (a *Agent) acquire(ctx context.Context, t *task, want int, w ipam.Want) err
 			return nil
 		}
 		t.conflicts = append(t.conflicts, err)
-		a.putAside(t, p)
+		a.putAside(t, p, errors.Is(err, ipam.ErrConflict))
 		if w.Addr.IsValid() || len(t.conflicts) >= probeTries || !errors.Is(err, ipam.ErrConflict) {
 			return errors.Join(t.conflicts...)
 		}
@@ -232,8 +232,9 @@ func (a *Agent) probe(ctx context.Context, t *task, p *place) error {
 	return err
 }
 
-// putAside lets an address rest that somebody answered for.
-func (a *Agent) putAside(t *task, p place) {
+// putAside gives an address up that can't be used, and lets it rest if somebody
+// answered for it.
+func (a *Agent) putAside(t *task, p place, answered bool) {
 	t.tried[p.ref()] = true
 	if p.Claim != nil {
 		t.aside = append(t.aside, p)
@@ -242,7 +243,7 @@ func (a *Agent) putAside(t *task, p place) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.reserved, p.ref())
-	if b := a.state.blockOf(p.Space, p.Addr); b != nil {
+	if b := a.state.blockOf(p.Space, p.Addr); b != nil && answered {
 		if b.avoid == nil {
 			b.avoid = map[netip.Addr]time.Duration{}
 		}
@@ -265,7 +266,13 @@ func (a *Agent) giveUp(t *task) error {
 		return nil
 	}
 	a.wake()
-	return a.write(entry{Op: opDrop, Key: &t.key, Record: made})
+	a.mu.Lock()
+	ticket, err := a.order(a.log.AppendReserved, entry{Op: opDrop, Key: &t.key, Record: made}) // the disk may be what is full
+	a.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return ticket.Wait()
 }
 
 // made is a record of the claims that were made for t, besides what it keeps.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meta-cni/meta-cni/pkg/ipam"
+	"github.com/meta-cni/meta-cni/pkg/iprange"
 )
 
 // claimsInParallel are made at once while a block is shared.
@@ -316,12 +317,8 @@ func (a *Agent) returnable() []ipam.BlockRef {
 
 // resting says that an address of the block still cools.
 func (a *Agent) resting(b *held) bool {
-	for addr := range b.last {
-		if b.block.Cooling(addr, ticks(a.now())) {
-			return true
-		}
-	}
-	return false
+	all := iprange.SetOf(iprange.OfPrefix(b.ref.Prefix))
+	return b.block.Count(all, ticks(a.now())).Cooling > 0
 }
 
 // Resume makes an end of blocks that the log calls returning though they are in

@@ -20,11 +20,22 @@ func (a *Agent) Release(ctx context.Context, key ipam.Key) error {
 		return err
 	}
 	for _, imported := range a.vague(key) {
-		if err := a.releaseKey(imported); err != nil {
+		if err := a.releaseVague(ctx, imported); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// releaseVague is for a key that covers the one whose turn it is; no key covers
+// one that covers it, so nobody waits in a circle.
+func (a *Agent) releaseVague(ctx context.Context, key ipam.Key) error {
+	leave, err := a.enter(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return a.releaseKey(key)
 }
 
 // vague are imported keys that don't know all of their name and cover this one.
@@ -33,7 +44,7 @@ func (a *Agent) vague(key ipam.Key) []ipam.Key {
 	defer a.mu.Unlock()
 	var keys []ipam.Key
 	for other := range a.state.vague {
-		if other.Covers(key) {
+		if other != key && other.Covers(key) {
 			keys = append(keys, other)
 		}
 	}

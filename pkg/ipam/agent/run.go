@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -129,6 +130,7 @@ func (a *Agent) Sweep(ctx context.Context) error {
 	for _, r := range a.state.records {
 		records = append(records, r)
 	}
+	maps.DeleteFunc(a.sights, func(key ipam.Key, _ time.Duration) bool { return a.state.records[key] == nil })
 	a.mu.Unlock()
 	var errs []error
 	for _, r := range records {

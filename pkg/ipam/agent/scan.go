@@ -350,12 +350,27 @@ func (a *Agent) protectClaims(ctx context.Context, listed map[ipam.ClaimRef]bool
 	a.mu.Unlock()
 	var errs []error
 	for _, c := range missing {
-		_, err := a.opts.Store.GetClaim(ctx, c.Ref)
-		if errors.Is(err, ipam.ErrNotFound) {
-			a.opts.Log.Error("a claim in use had vanished from the store and is made again", "claim", c.Ref.String(), "pod", c.Owner.Pod())
-			err = a.claimFor(ctx, c)
-		}
-		errs = append(errs, err)
+		errs = append(errs, a.protectClaim(ctx, c))
 	}
 	return errors.Join(errs...)
+}
+
+// protectClaim makes the claim again that an address in use needs; the one that
+// another has by now is an alarm.
+func (a *Agent) protectClaim(ctx context.Context, c ipam.Claim) error {
+	found, err := a.opts.Store.GetClaim(ctx, c.Ref)
+	switch {
+	case err == nil && found.Owner.Key == c.Owner.Key && found.Node.Same(c.Node) && found.State == ipam.Bound:
+		return nil // the list was old
+	case err != nil && !errors.Is(err, ipam.ErrNotFound):
+		return fmt.Errorf("claim %s: %w", c.Ref, err)
+	}
+	a.mu.Lock()
+	released := a.state.owners[c.Ref] != c.Owner.Key
+	a.mu.Unlock()
+	if released {
+		return nil
+	}
+	a.opts.Log.Error("the claim of an address in use is gone from the store or another's, and is made again", "claim", c.Ref.String(), "pod", c.Owner.Pod())
+	return a.claimFor(ctx, c)
 }

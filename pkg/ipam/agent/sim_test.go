@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/meta-cni/meta-cni/pkg/ipam"
 	"github.com/meta-cni/meta-cni/pkg/iprange"
@@ -322,7 +323,7 @@ func (s *sim) replayOne(m *machine) {
 		s.t.Fatal(err)
 	}
 	if !bytes.Equal(unversioned(before), unversioned(after)) {
-		s.t.Fatalf("replayed (-was +is):\n%s\n%s", cmp.Diff(parsed(s.t, before), parsed(s.t, after)), lines(s.last))
+		s.t.Fatalf("replayed (-was +is):\n%s\n%s", cmp.Diff(parsed(s.t, before), parsed(s.t, after), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})), lines(s.last))
 	}
 	if len(m.disk.records) > 60 {
 		m.mu.Lock()

@@ -35,6 +35,8 @@ type snapshotCoolings struct {
 	Version ipam.Version  `json:"version"`
 	Owner   ipam.Key      `json:"owner"`
 	Keep    ipam.Keeper   `json:"keep,omitzero"`
+	// Due is when the address may be used again, by the clock of the boot.
+	Due time.Duration `json:"due"`
 }
 
 // encode gives the state one form, whatever the order of its maps.
@@ -56,7 +58,7 @@ func (s *state) encode(now time.Duration) ([]byte, error) {
 	}
 	for _, ref := range sortedBy(s.cooling, ipam.ClaimRef.String) {
 		c := s.cooling[ref]
-		out.Cooling = append(out.Cooling, snapshotCoolings{ref, c.version, c.owner, c.keep})
+		out.Cooling = append(out.Cooling, snapshotCoolings{ref, c.version, c.owner, c.keep, c.due})
 	}
 	return json.Marshal(out)
 }
@@ -76,8 +78,9 @@ func sortedBy[K comparable, V any](m map[K]V, text func(K) string) []K {
 	return keys
 }
 
-// decodeState is the reverse of encode; cool-downs that were under way begin
-// anew at the time of the snapshot, or of the boot if that is another one.
+// decodeState is the reverse of encode; cool-downs that were under way in a
+// block begin anew at the time of the snapshot; all do so at the boot if that is
+// another one.
 func decodeState(data []byte, boot string) (*state, error) {
 	s := newState()
 	if data == nil {
@@ -115,7 +118,11 @@ func decodeState(data []byte, boot string) (*state, error) {
 		s.intents[r.Owner.Key] = r
 	}
 	for _, c := range in.Cooling {
-		s.cooling[c.Ref] = &cooling{version: c.Version, owner: c.Owner, keep: c.Keep, due: now + s.cooldown(c.Ref.Space)}
+		due := c.Due
+		if in.Node.Boot != boot {
+			due = s.cooldown(c.Ref.Space)
+		}
+		s.cooling[c.Ref] = &cooling{version: c.Version, owner: c.Owner, keep: c.Keep, due: due}
 	}
 	return s, nil
 }
