@@ -49,7 +49,7 @@ func (l lateDelegate) work(ctx context.Context, opened *addressing) {
 	if a == nil {
 		return
 	}
-	if err := errors.Join(a.Answer(ctx), a.Cool(ctx), a.Tidy(ctx)); err != nil {
+	if err := a.Once(ctx); err != nil {
 		l.late.d.opts.Log.Warn("work of the IPAM is left for a later call", "error", err.Error())
 	}
 }

@@ -183,6 +183,7 @@ func (a *Agent) begin() error {
 	entries := []entry{{Op: opLife, Node: &node}}
 	for key := range a.state.intents {
 		entries = append(entries, entry{Op: opDrop, Key: &key})
+		a.scan = true
 	}
 	return a.write(entries...)
 }

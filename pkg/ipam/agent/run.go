@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -108,6 +109,31 @@ func (a *Agent) scanLoop(ctx context.Context) {
 		}
 		timer.Reset(next)
 	}
+}
+
+// scanOneIn is how often a process that lives for one request scans without a
+// reason: nobody remembers when the last one did.
+const scanOneIn = 16
+
+// Once is the work in the background of a process that lives for one request.
+func (a *Agent) Once(ctx context.Context) error {
+	var errs []error
+	if a.scanWanted() || a.hasFormer() || rand.N(scanOneIn) == 0 {
+		errs = append(errs, a.Scan(ctx))
+	}
+	return errors.Join(append(errs, a.Answer(ctx), a.Cool(ctx), a.Tidy(ctx))...)
+}
+
+// hasFormer says that blocks of an earlier boot aren't taken back yet.
+func (a *Agent) hasFormer() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, b := range a.state.blocks {
+		if b.stage == stageFormer {
+			return true
+		}
+	}
+	return false
 }
 
 func (a *Agent) scanWanted() bool {
