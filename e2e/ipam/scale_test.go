@@ -302,13 +302,14 @@ func TestThousandPodsOnNearlyFullSlash20(t *testing.T) {
 // fill claims addresses of a range for pods that were there before.
 func (f *fleet) fill(rg ipam.Range, count int) {
 	f.t.Helper()
-	ctx, store := f.t.Context(), f.stores[0]
+	ctx := f.t.Context()
 	config := rest.CopyConfig(server.Config)
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	if store, err = crd.New(config, client, crd.Options{Node: "filler", Log: slog.New(slog.DiscardHandler)}); err != nil {
+	store, err := crd.New(config, client, crd.Options{Node: "filler", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
 		f.t.Fatal(err)
 	}
 	defer store.Close()

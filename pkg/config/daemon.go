@@ -171,8 +171,13 @@ func setString(s *string, value string) {
 
 func (d *Daemon) validate() error {
 	for _, dir := range []struct{ key, path string }{
-		{"confDir", d.ConfDir}, {"stateDir", d.StateDir}, {"runDir", d.RunDir}, {"objectsDir", d.ObjectsDir},
-		{"ipam.dir", d.IPAM.Dir}, {"ipam.poolsDir", d.IPAM.PoolsDir}, {"ipam.flatFile", d.IPAM.FlatFile},
+		{"confDir", d.ConfDir},
+		{"stateDir", d.StateDir},
+		{"runDir", d.RunDir},
+		{"objectsDir", d.ObjectsDir},
+		{"ipam.dir", d.IPAM.Dir},
+		{"ipam.poolsDir", d.IPAM.PoolsDir},
+		{"ipam.flatFile", d.IPAM.FlatFile},
 	} {
 		if !filepath.IsAbs(dir.path) {
 			return fmt.Errorf("%s: %q must be an absolute path", dir.key, dir.path)

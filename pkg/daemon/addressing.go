@@ -93,14 +93,8 @@ const logRetry = 5 * time.Millisecond
 func openLog(ctx context.Context, o wal.Options) (*wal.Log, wal.Recovered, error) {
 	for {
 		log, recovered, err := wal.Open(o)
-		if !errors.Is(err, wal.ErrInUse) || ctx.Err() != nil {
+		if !errors.Is(err, wal.ErrInUse) || !waited(ctx, logRetry) {
 			return log, recovered, err
-		}
-		timer := time.NewTimer(logRetry)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-		case <-timer.C:
 		}
 	}
 }

@@ -66,13 +66,15 @@ func (a announcing) announce(ctx context.Context, req ipam.Request, granted []ip
 	for i, g := range granted {
 		ips[i] = g.Prefix.String()
 	}
-	var err error
-	for range announceTries {
-		if err = a.claims.PatchIPAMClaimStatus(ctx, req.Keep.Namespace, req.Keep.Name, req.Keep.UID, ips, req.Owner.PodName); err == nil {
-			return
+	err := errors.New("not tried")
+	for try := 0; err != nil && try < announceTries; try++ {
+		if try > 0 && !waited(ctx, announcePause) {
+			break
 		}
-		timer := time.NewTimer(announcePause)
-		<-timer.C
+		err = a.claims.PatchIPAMClaimStatus(ctx, req.Keep.Namespace, req.Keep.Name, req.Keep.UID, ips, req.Owner.PodName)
+	}
+	if err == nil {
+		return
 	}
 	a.d.opts.Log.Warn("an IPAMClaim doesn't say which addresses it has", "claim", req.Keep.String(), "error", err.Error())
 }

@@ -49,33 +49,35 @@ func (n *nodeObject) mayAllocate() error {
 
 // follow looks at the Node object until ctx ends. While the API server doesn't
 // answer, what was known stays.
-func (n *nodeObject) follow(ctx context.Context, a *agent.Agent, store *crd.Store) error {
-	beaten := time.Time{}
-	for wait := time.Duration(0); ; wait = nodeEvery {
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-timer.C:
-		}
-		beat := func(node ipam.Node) error { return nil }
-		if time.Since(beaten) >= heartbeatTime {
+func (n *nodeObject) follow(ctx context.Context, a *agent.Agent, store *crd.Store) {
+	var beaten time.Time
+	for wait := time.Duration(0); waited(ctx, wait); {
+		wait = nodeEvery
+		beat := func(ipam.Node) error { return nil }
+		due := time.Since(beaten) >= heartbeatTime
+		if due {
 			beat = func(node ipam.Node) error { return store.EnsureNode(ctx, node) }
 		}
 		err := n.look(ctx, a, beat)
-		if err == nil && time.Since(beaten) >= heartbeatTime {
+		switch {
+		case err == nil && due:
 			beaten = time.Now()
-		}
-		if err != nil && ctx.Err() == nil {
+		case err != nil && ctx.Err() == nil:
 			n.log.Warn("the IPAM's node could not be registered; it is tried again", "error", err.Error())
-			timer = time.NewTimer(nodeRetry)
-			select {
-			case <-ctx.Done():
-			case <-timer.C:
-			}
-			wait = 0
+			wait = nodeRetry
 		}
+	}
+}
+
+// waited waits; false when ctx ended first.
+func waited(ctx context.Context, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 

@@ -157,8 +157,14 @@ func (s *sim) step() {
 func (s *sim) request() ipam.Request {
 	s.next++
 	ranges := [][]string{
-		{"10.0.0.0/28"}, {"10.0.0.0/26"}, {"10.0.0.0/20"}, {"10.0.0.0/24", "2001:db8::/64"},
-		{"10.0.1.0/25", "10.0.1.0/25"}, {"2001:db8::/64"}, {"other|10.0.0.0/27"}, {"10.0.0.0/29", "10.0.8.0/22"},
+		{"10.0.0.0/28"},
+		{"10.0.0.0/26"},
+		{"10.0.0.0/20"},
+		{"10.0.0.0/24", "2001:db8::/64"},
+		{"10.0.1.0/25", "10.0.1.0/25"},
+		{"2001:db8::/64"},
+		{"other|10.0.0.0/27"},
+		{"10.0.0.0/29", "10.0.8.0/22"},
 	}
 	r := request(s.t, fmt.Sprint("c", s.next), ranges[s.chaos.IntN(len(ranges))]...)
 	r.Order = []ipam.Order{ipam.FIFO, ipam.Lowest, ipam.Random}[s.chaos.IntN(3)]
@@ -279,8 +285,14 @@ func (s *sim) workOne() {
 		name string
 		do   func(context.Context) error
 	}{
-		{"ahead", m.Ahead}, {"cool", m.Cool}, {"answer", m.Answer}, {"resume", m.Resume}, {"give back", m.GiveBack},
-		{"sweep", m.Sweep}, {"scan", m.Scan}, {"mirror", m.Mirror},
+		{"ahead", m.Ahead},
+		{"cool", m.Cool},
+		{"answer", m.Answer},
+		{"resume", m.Resume},
+		{"give back", m.GiveBack},
+		{"sweep", m.Sweep},
+		{"scan", m.Scan},
+		{"mirror", m.Mirror},
 	}
 	w := works[s.chaos.IntN(len(works))]
 	err := w.do(s.t.Context())
