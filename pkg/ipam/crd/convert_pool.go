@@ -1,8 +1,6 @@
 package crd
 
 import (
-	"fmt"
-	"net/netip"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,81 +10,6 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/ipam"
 	"github.com/meta-cni/meta-cni/pkg/iprange"
 )
-
-// decodePool is the pool as ipam knows it; selectors and `default` stay here.
-func decodePool(name string, spec v1alpha1.IPPoolSpec) (ipam.Pool, error) {
-	p := ipam.Pool{Name: name, Order: ipam.Order(spec.Order), Sticky: spec.Sticky, Probe: spec.Probe, Definition: spec.Definition}
-	var err error
-	if p.Cooldown, err = decodeDuration(spec.Cooldown); err != nil {
-		return p, fmt.Errorf("cooldown: %w", err)
-	}
-	if p.Space, err = decodePoolSpace(spec); err != nil {
-		return p, err
-	}
-	for _, r := range spec.Ranges {
-		one, err := decodeRange(r)
-		if err != nil {
-			return p, err
-		}
-		p.Ranges = append(p.Ranges, one)
-	}
-	for _, r := range spec.Routes {
-		var route ipam.PoolRoute
-		if route.Dst, err = iprange.ParsePrefix(string(r.Dst)); err == nil && r.GW != "" {
-			route.GW, err = iprange.ParseAddr(string(r.GW))
-		}
-		if err != nil {
-			return p, fmt.Errorf("routes: %w", err)
-		}
-		p.Routes = append(p.Routes, route)
-	}
-	if d := spec.DNS; d != nil {
-		for _, server := range d.Nameservers {
-			p.Nameservers = append(p.Nameservers, string(server))
-		}
-		p.Domain, p.Search, p.Options = d.Domain, d.Search, d.Options
-	}
-	return p, nil
-}
-
-// decodePoolSpace is the space with the settings that it gets if it is new.
-func decodePoolSpace(spec v1alpha1.IPPoolSpec) (ipam.Space, error) {
-	name := spec.AddressSpace
-	if name == "" {
-		name = ipam.DefaultSpace
-	}
-	if spec.NewSpace == nil {
-		return ipam.Space{Name: name, Grid: iprange.DefaultGrid(), Mode: ipam.Auto}, nil
-	}
-	settings := *spec.NewSpace
-	if settings.Grid == (v1alpha1.Grid{}) {
-		grid := iprange.DefaultGrid()
-		settings.Grid = v1alpha1.Grid{V4: int32(grid.V4), V6: int32(grid.V6)}
-	}
-	if settings.Mode == "" {
-		settings.Mode = string(ipam.Auto)
-	}
-	return decodeSpaceSpec(name, settings)
-}
-
-func decodeRange(r v1alpha1.PoolRange) (ipam.PoolRange, error) {
-	one := ipam.PoolRange{Spec: iprange.Spec{
-		Range: r.Range, Start: string(r.Start), End: string(r.End),
-		ExcludeGateway: r.ExcludeGateway == nil || *r.ExcludeGateway,
-		Layer3:         r.Layer3, IncludeNetwork: r.IncludeNetwork, IncludeBroadcast: r.IncludeBroadcast,
-	}}
-	for _, text := range r.Exclude {
-		one.Spec.Exclude = append(one.Spec.Exclude, string(text))
-	}
-	if r.Gateway != "" {
-		gateway, err := iprange.ParseAddr(string(r.Gateway))
-		if err != nil {
-			return one, fmt.Errorf("range %q: gateway: %w", r.Range, err)
-		}
-		one.Gateway, one.Spec.Gateways = gateway, []netip.Addr{gateway}
-	}
-	return one, nil
-}
 
 // encodePool is an IPPool for a pool of a network definition. What such a
 // definition may write in several ways is written in the one that the API

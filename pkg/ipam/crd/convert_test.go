@@ -18,6 +18,7 @@ import (
 
 	"github.com/meta-cni/meta-cni/pkg/api/v1alpha1"
 	"github.com/meta-cni/meta-cni/pkg/ipam"
+	"github.com/meta-cni/meta-cni/pkg/ipam/ippool"
 	"github.com/meta-cni/meta-cni/pkg/iprange"
 )
 
@@ -140,7 +141,7 @@ func TestPoolOfADefinitionKeepsItsAddresses(t *testing.T) {
 			t.Skip("no such definition")
 		}
 		p := ipam.Pool{Name: "p", Space: ipam.Space{Name: "s", Grid: iprange.DefaultGrid(), Mode: ipam.Claims}, Ranges: []ipam.PoolRange{{Spec: spec, Gateway: netip.MustParseAddr("10.0.0.254")}}}
-		back, err := decodePool("p", through(t, encodePool("p", p)).Spec)
+		back, err := ippool.Of("p", through(t, encodePool("p", p)).Spec)
 		if err != nil {
 			t.Fatal(err)
 		}

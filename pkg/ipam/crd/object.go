@@ -8,6 +8,7 @@ import (
 
 	"github.com/meta-cni/meta-cni/pkg/api/v1alpha1"
 	"github.com/meta-cni/meta-cni/pkg/ipam"
+	"github.com/meta-cni/meta-cni/pkg/ipam/ippool"
 )
 
 // ErrMisnamed says that an object's name and its spec name two things; the name
@@ -20,12 +21,11 @@ func SpaceOf(in *v1alpha1.AddressSpace) (ipam.Space, error) { return decodeSpace
 // PoolOf reads an IPPool; selectors are left out. With an error it has the
 // name, the space's name, and whatever else could be read.
 func PoolOf(in *v1alpha1.IPPool) (ipam.Pool, error) {
-	pool, err := decodePool(in.Name, in.Spec)
+	pool, err := ippool.Of(in.Name, in.Spec)
 	if err != nil {
 		pool.Space.Name = cmp.Or(in.Spec.AddressSpace, ipam.DefaultSpace)
-		return pool, fmt.Errorf("IPPool %s: %w", in.Name, err)
 	}
-	return pool, nil
+	return pool, err
 }
 
 // ClaimOf reads an IPClaim. With ErrMisnamed the claim is good all the same.

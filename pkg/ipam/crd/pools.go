@@ -23,6 +23,7 @@ import (
 
 	"github.com/meta-cni/meta-cni/pkg/api/v1alpha1"
 	"github.com/meta-cni/meta-cni/pkg/ipam"
+	"github.com/meta-cni/meta-cni/pkg/ipam/ippool"
 	"github.com/meta-cni/meta-cni/pkg/kube"
 )
 
@@ -180,7 +181,7 @@ func (p *Pools) Pool(ctx context.Context, name, namespace string) (ipam.Pool, er
 	if err != nil {
 		return ipam.Pool{}, err
 	}
-	pool, err := decodePool(name, spec)
+	pool, err := ippool.Of(name, spec)
 	if err != nil {
 		return ipam.Pool{}, fmt.Errorf("IPPool %s: %w", name, err)
 	}
@@ -278,7 +279,7 @@ func (p *Pools) Match(ctx context.Context, namespace string) ([]ipam.Pool, error
 		if reason != "" {
 			continue
 		}
-		pool, err := decodePool(name, spec)
+		pool, err := ippool.Of(name, spec)
 		if err != nil {
 			return nil, fmt.Errorf("IPPool %s: %w", name, err)
 		}

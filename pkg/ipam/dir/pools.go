@@ -21,6 +21,7 @@ import (
 
 	"github.com/meta-cni/meta-cni/pkg/api/v1alpha1"
 	"github.com/meta-cni/meta-cni/pkg/ipam"
+	"github.com/meta-cni/meta-cni/pkg/ipam/ippool"
 )
 
 // Pools are the IPPools in the YAML files (.yaml, .yml, .json) of a folder, as
@@ -170,7 +171,7 @@ func addDocument(pools map[string]declared, document []byte) error {
 	if _, twice := pools[object.Name]; twice || object.Name == "" {
 		return fmt.Errorf("IPPool %q has no name or occurs twice: give each a name of its own", object.Name)
 	}
-	pool, err := poolOf(object.Name, object.Spec)
+	pool, err := ippool.Of(object.Name, object.Spec)
 	if err != nil {
 		return fmt.Errorf("IPPool %s: %w", object.Name, err)
 	}

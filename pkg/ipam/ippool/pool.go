@@ -1,4 +1,11 @@
-package dir
+// Package ippool turns an IPPool into the pool that requests are served from. It
+// is pure, and strict: without an API server nobody has looked at an IPPool
+// before, and with one its rules are no guarantee for what is stored already.
+//
+// It doesn't select pools (nodeSelector, namespaceSelector, default): stores do.
+// Its invariant: a Pool that is returned without an error has a valid space and
+// at least one range with a usable address.
+package ippool
 
 import (
 	"cmp"
@@ -13,9 +20,9 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/iprange"
 )
 
-// poolOf is the pool as ipam knows it. No API server has looked at it, so what
-// one would refuse is refused here.
-func poolOf(name string, spec v1alpha1.IPPoolSpec) (ipam.Pool, error) {
+// Of is the pool of that name with what spec says. An error names the key and
+// how it should be.
+func Of(name string, spec v1alpha1.IPPoolSpec) (ipam.Pool, error) {
 	p := ipam.Pool{Name: name, Order: ipam.Order(spec.Order), Sticky: spec.Sticky, Probe: spec.Probe, Definition: spec.Definition}
 	orders := []ipam.Order{"", ipam.FIFO, ipam.Lowest, ipam.Random}
 	if !slices.Contains(orders, p.Order) {
@@ -33,10 +40,10 @@ func poolOf(name string, spec v1alpha1.IPPoolSpec) (ipam.Pool, error) {
 	}
 	for _, r := range spec.Ranges {
 		one, err := rangeOf(r)
+		p.Ranges = append(p.Ranges, one)
 		if err != nil {
 			return p, err
 		}
-		p.Ranges = append(p.Ranges, one)
 	}
 	if p.Routes, err = routesOf(spec.Routes); err != nil {
 		return p, err
