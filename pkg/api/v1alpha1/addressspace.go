@@ -75,14 +75,14 @@ type Grid struct {
 	// v4 is the length of an IPv4 block's prefix.
 	// +optional
 	// +kubebuilder:default=26
-	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Minimum=24
 	// +kubebuilder:validation:Maximum=32
 	V4 int32 `json:"v4,omitempty"`
 
 	// v6 is the length of an IPv6 block's prefix.
 	// +optional
 	// +kubebuilder:default=122
-	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Minimum=120
 	// +kubebuilder:validation:Maximum=128
 	V6 int32 `json:"v6,omitempty"`
 }
