@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help build generate image demo test unit fault e2e bench lint fmt packages tools clean FORCE
+.PHONY: help build generate image demo test unit fault e2e bench soak lint fmt packages tools clean FORCE
 
 export CGO_ENABLED := 0
 GO ?= go
@@ -26,7 +26,7 @@ REPORT := $(BIN)/testreport -skips $(SKIPS)
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-build: ## bin/meta-cni and bin/meta-cnid, static
+build: ## the programs, static, into bin
 	$(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(BIN)/ ./cmd/...
 
 generate: ## deep copies of pkg/api, deployments/crds, the CRDs in the manifest
@@ -71,6 +71,11 @@ e2e: $(BIN)/testreport tools ## a real cluster on this machine (root)
 
 bench: ## benchmarks (BENCH=regexp)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -p 1 ./...
+
+SOAK_OPS ?= 10000000
+soak: ## the IPAM's long run: SOAK_OPS operations with faults (an hour), the big models; prints the seed
+	META_CNI_SOAK=$(SOAK_OPS) $(GO) test -count=1 -timeout 6h -v -run 'Simulation|Linearizable|DoesNotGrow' ./pkg/ipam/agent
+	META_CNI_MODEL=full $(GO) test -count=1 -timeout 2h ./pkg/ipam/model
 
 lint: ## linters, formatting, tidy go.mod, vet of every build tag
 	@$(TOOLS) lint
