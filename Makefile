@@ -42,6 +42,7 @@ image: ## bin/meta-cni-ARCH.tar, an OCI image for `ctr images import` (ARCH=amd6
 
 demo: build ## two hosts, three pods, many interfaces; cleans up after itself
 	$(TOOLS) plugins
+	ln -sf meta-cni $(BIN)/meta-ipam
 	$(GO) run ./e2e/demo -bin $(BIN)
 
 # The report of what was skipped is printed whether a stage fails or not.

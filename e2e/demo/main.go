@@ -75,6 +75,9 @@ func perform(s *stage, bin node.Binaries, dir string) {
 	s.title("Who is wired to what (from the kernel)")
 	s.print(draw(world.view(s)))
 
+	s.title("Who has which address of the network lan, whose range both hosts share")
+	world.showAddresses(s)
+
 	s.title("Traffic")
 	world.traffic(s)
 

@@ -23,17 +23,21 @@ type world struct {
 	router   *testnet.Host
 	hosts    []*node.Node
 	pods     []*pod
+	// addresses is the folder that says who has which address of lan; the hosts
+	// share it, as nodes share the API server.
+	addresses string
 }
 
 func build(s *stage, bin node.Binaries, dir string) *world {
 	net := testnet.New(s)
-	w := &world{underlay: net.Switch("underlay"), router: net.Host("router")}
+	w := &world{underlay: net.Switch("underlay"), router: net.Host("router"), addresses: filepath.Join(dir, "addresses")}
 	w.underlay.Plug(w.router, nic, gateway+"/24", "fd00:80::fe/64")
 	w.router.Address("lo", outside+"/32")
 	for i, name := range []string{"host-a", "host-b"} {
 		host := net.Host(name)
 		w.underlay.Plug(host, nic, fmt.Sprintf("192.0.2.%d/24", i+1))
 		n := node.New(s, host, bin, filepath.Join(dir, name))
+		n.Config(fmt.Sprintf("nodeName: %s\nipam: {dir: %s}\n", name, w.addresses))
 		configure(n, i+1)
 		n.Start()
 		s.Logf("%s: meta-cnid runs as process %d and wrote 00-meta.conf", name, n.Pid())
@@ -53,7 +57,8 @@ func build(s *stage, bin node.Binaries, dir string) *world {
 }
 
 // configure gives a host its primary network and its network definitions: the
-// same files as in a cluster. number keeps the hosts' addresses apart.
+// same files as in a cluster. number keeps the addresses of the networks apart
+// that end at the host; those of lan are one range for all.
 func configure(n *node.Node, number int) {
 	n.Write("net.d/10-primary.conflist", fmt.Sprintf(`{
   "cniVersion": "1.0.0", "name": "primary",
@@ -64,11 +69,11 @@ func configure(n *node.Node, number int) {
 }`, number))
 	n.Network("lan", fmt.Sprintf(`{
   "cniVersion": "1.0.0", "type": "macvlan", "master": %q, "mode": "bridge",
-  "ipam": {"type": "host-local", "dataDir": "$DIR/leases", "ranges": [
-    [{"subnet": "10.80.0.0/24", "rangeStart": "10.80.0.%d0", "rangeEnd": "10.80.0.%d9"}],
-    [{"subnet": "fd00:80::/64", "rangeStart": "fd00:80::%d0", "rangeEnd": "fd00:80::%d9"}]
+  "ipam": {"type": "meta-ipam", "network_name": "lan", "mode": "claims", "ipRanges": [
+    {"range": "10.80.0.0/24", "range_start": "10.80.0.10", "exclude": [%q]},
+    {"range": "fd00:80::/120", "range_start": "fd00:80::10", "exclude": ["fd00:80::fe"]}
   ]}
-}`, nic, number, number, number, number))
+}`, nic, gateway))
 	// A bridge with an address keeps its MAC address, which CHECK compares; one
 	// without takes that of a port.
 	n.Network("backend", fmt.Sprintf(`{
