@@ -12,15 +12,19 @@
 //
 // # When a node is dead
 //
-// Its Node object of that UID is gone, or another one has its name, for
-// Times.Gone; or it has the taint node.kubernetes.io/out-of-service, which a
-// person or a cloud provider sets for a machine that is certainly off, for
-// Times.OutOfService. And no pod with its name in spec.nodeName exists; with
-// another Node of that name, pods older than it count, with the taint, pods of
-// DaemonSets don't (they stay for ever). All that is read live from the API
-// server, just before it is acted upon. NotReady is never enough; an error is
-// a node that lives. Times are counted by this process since it saw the
-// condition, by the monotonic clock: a new leader waits anew.
+// Its Node object of that UID is gone, or another one has its name and another
+// boot ID, for Times.Gone; or it isn't Ready and has the taint
+// node.kubernetes.io/out-of-service, which a person or a cloud provider sets for
+// a machine that is certainly off, for Times.OutOfService. And no pod with its
+// name in spec.nodeName exists; with another Node of that name, pods older than
+// it count, with the taint, pods of DaemonSets and mirrors of static pods don't
+// (they stay for ever). All that is read live from the API server, just before
+// it is acted upon. NotReady is never enough; an error is a node that lives.
+// Times are counted by this process since it saw the condition, by the monotonic
+// clock: a new leader waits anew.
+//
+// A Node that is registered anew in the boot in which it was deleted is the same
+// machine with the same sandboxes: its agent writes the new UID into all it has.
 //
 // # What becomes of what it had
 //

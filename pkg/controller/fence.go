@@ -12,7 +12,11 @@ type Node struct {
 	Name, UID string
 	// Created by the API server's clock.
 	Created time.Time
-	// OutOfService is the taint node.kubernetes.io/out-of-service.
+	// Boot is the kernel's boot ID as the kubelet told it; empty if it didn't.
+	Boot string
+	// OutOfService is the taint node.kubernetes.io/out-of-service on a node that
+	// isn't Ready: a machine whose kubelet reports is not off, whatever a taint
+	// says.
 	OutOfService bool
 }
 
@@ -21,8 +25,9 @@ type Pod struct {
 	Namespace, Name string
 	// Created by the API server's clock.
 	Created time.Time
-	// DaemonSet says that one controls the pod.
-	DaemonSet bool
+	// Stays says that the pod belongs to the node (of a DaemonSet, or the mirror
+	// of a static one) and is not evicted by a taint.
+	Stays bool
 }
 
 // Evidence is what the API server says of a node at this moment.
@@ -31,8 +36,9 @@ type Evidence struct {
 	Err error
 	// Node of that name, nil if there is none.
 	Node *Node
-	// Pods whose spec.nodeName it is.
-	Pods []Pod
+	// Pods reads those whose spec.nodeName it is; it is called where all else
+	// speaks against the node. Nil means that there are none.
+	Pods func() ([]Pod, error)
 }
 
 // condition is why a node may be dead.
@@ -45,10 +51,10 @@ const (
 	outOfService condition = "it is tainted out-of-service"
 )
 
-// life is one Node object that owns something.
-type life struct{ name, uid string }
+// life is one boot of one Node object that owns something.
+type life struct{ name, uid, boot string }
 
-func lifeOf(n ipam.Node) life { return life{n.Name, n.UID} }
+func lifeOf(n ipam.Node) life { return life{n.Name, n.UID, n.Boot} }
 
 // Verdict is what is known of a node.
 type Verdict struct {
@@ -90,7 +96,11 @@ func (f fences) judge(times Times, now time.Time, of life, e Evidence) Verdict {
 	if wait := times.grace(c) - now.Sub(seen.since); wait > 0 {
 		return Verdict{Reason: fmt.Sprintf("%s; wait %s", c, wait.Round(time.Second))}
 	}
-	if p := e.remaining(c); p != nil {
+	p, err := e.remaining(c)
+	if err != nil {
+		return Verdict{Reason: fmt.Sprintf("%s, but it isn't known whether a pod of it exists: %v", c, err)}
+	}
+	if p != nil {
 		return Verdict{Reason: fmt.Sprintf("%s, but pod %s/%s of it exists", c, p.Namespace, p.Name)}
 	}
 	return Verdict{Dead: true, Absent: c == gone, Reason: string(c)}
@@ -103,11 +113,14 @@ func (f fences) doubt(of life) {
 	}
 }
 
+// condition is what speaks against a life. A Node that was deleted and made
+// anew while the machine ran on has another UID and the same boot: its sandboxes
+// may live, and its agent goes on with what it has.
 func (e Evidence) condition(of life) condition {
 	switch {
 	case e.Node == nil:
 		return gone
-	case of.uid != "" && e.Node.UID != of.uid:
+	case of.uid != "" && e.Node.UID != of.uid && (of.boot == "" || e.Node.Boot != of.boot):
 		return replaced
 	case e.Node.OutOfService:
 		return outOfService
@@ -115,15 +128,22 @@ func (e Evidence) condition(of life) condition {
 	return alive
 }
 
-// remaining is a pod that may still run on the node that is meant.
-func (e Evidence) remaining(c condition) *Pod {
-	for i, p := range e.Pods {
+// remaining is a pod that may still run on the node that is meant. Creation
+// times have whole seconds: of the pods that are as old as another Node of its
+// name, only those that come with a Node are taken for that one's.
+func (e Evidence) remaining(c condition) (*Pod, error) {
+	if e.Pods == nil {
+		return nil, nil
+	}
+	pods, err := e.Pods()
+	for i, p := range pods {
 		switch {
-		case c == replaced && !p.Created.Before(e.Node.Created):
-		case c == outOfService && p.DaemonSet:
+		case c == replaced && p.Created.After(e.Node.Created):
+		case c == replaced && p.Stays && p.Created.Equal(e.Node.Created):
+		case c == outOfService && p.Stays:
 		default:
-			return &e.Pods[i]
+			return &pods[i], nil
 		}
 	}
-	return nil
+	return nil, err
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/meta-cni/meta-cni/pkg/ipam"
 )
 
@@ -19,8 +21,8 @@ var (
 
 // situation is one row of the GC matrix.
 type situation struct {
-	node  string // present, absent, recreated, tainted
-	pods  string // none, one, newer, daemonset
+	node  string // present, absent, recreated, registered (anew in the same boot), tainted
+	pods  string // none, one, newer, equal (as old as the Node), daemonset, unknown
 	api   string // ok, error, flaky (an error in between)
 	owner string // known (with UID) or imported (without)
 	wait  time.Duration
@@ -39,18 +41,27 @@ func (s situation) evidence() Evidence {
 	case "present":
 		e.Node = &Node{Name: "a", UID: "uid-1", Created: start}
 	case "recreated":
-		e.Node = &Node{Name: "a", UID: "uid-2", Created: start}
+		e.Node = &Node{Name: "a", UID: "uid-2", Boot: "boot-2", Created: start}
+	case "registered":
+		e.Node = &Node{Name: "a", UID: "uid-2", Boot: "boot", Created: start}
 	case "tainted":
 		e.Node = &Node{Name: "a", UID: "uid-1", Created: start, OutOfService: true}
 	}
+	pod := Pod{Namespace: "default", Name: "p", Created: start.Add(-time.Second)}
 	switch s.pods {
-	case "one":
-		e.Pods = []Pod{{Namespace: "default", Name: "p", Created: start.Add(-time.Second)}}
+	case "none":
+		return e
 	case "newer":
-		e.Pods = []Pod{{Namespace: "default", Name: "p", Created: start.Add(time.Second)}}
+		pod.Created = start.Add(time.Second)
+	case "equal":
+		pod.Created = start
 	case "daemonset":
-		e.Pods = []Pod{{Namespace: "default", Name: "p", Created: start.Add(-time.Second), DaemonSet: true}}
+		pod.Stays = true
+	case "unknown":
+		e.Pods = func() ([]Pod, error) { return nil, errAPI }
+		return e
 	}
+	e.Pods = func() ([]Pod, error) { return []Pod{pod}, nil }
 	return e
 }
 
@@ -72,6 +83,7 @@ func (s situation) mayTake() bool {
 		// Without a UID an error may hide that the node came and went.
 		return enough && s.pods == "none" && (s.api == "ok" || s.owner == "known")
 	case "recreated":
+		// With a Node come pods of its own in the same second, but no others.
 		return enough && s.owner == "known" && (s.pods == "none" || s.pods == "newer")
 	case "tainted":
 		return s.wait >= times.OutOfService && s.api == "ok" && (s.pods == "none" || s.pods == "daemonset")
@@ -81,8 +93,8 @@ func (s situation) mayTake() bool {
 
 func situations() []situation {
 	var all []situation
-	for _, node := range []string{"present", "absent", "recreated", "tainted"} {
-		for _, pods := range []string{"none", "one", "newer", "daemonset"} {
+	for _, node := range []string{"present", "absent", "recreated", "registered", "tainted"} {
+		for _, pods := range []string{"none", "one", "newer", "equal", "daemonset", "unknown"} {
 			for _, api := range []string{"ok", "error", "flaky"} {
 				for _, owner := range []string{"known", "imported"} {
 					for _, wait := range []time.Duration{0, times.OutOfService - 1, times.OutOfService, times.Gone - 1, times.Gone} {
@@ -120,10 +132,78 @@ func TestFence(t *testing.T) {
 	}
 }
 
+// TestPodsAreReadLast: to read a node's pods may be to read all of the cluster.
+func TestPodsAreReadLast(t *testing.T) {
+	asked := 0
+	e := Evidence{Pods: func() ([]Pod, error) { asked++; return nil, nil }}
+	c := NewCollector(Times{})
+	c.Node(start, nodeA, e)
+	c.Node(start.Add(times.Gone-1), nodeA, e)
+	if asked != 0 {
+		t.Errorf("read %d times while it waits", asked)
+	}
+	if v := c.Node(start.Add(times.Gone), nodeA, e); !v.Dead || asked != 1 {
+		t.Errorf("%+v, read %d times", v, asked)
+	}
+}
+
+// TestAPodOfTheNode: a DaemonSet's pod is there as soon as the Node.
+func TestAPodOfTheNode(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		pod  Pod
+		dead bool
+	}{
+		{"in the second of the Node", Pod{Created: start, Stays: true}, true},
+		{"before it", Pod{Created: start.Add(-time.Second), Stays: true}, false},
+		{"another in the second of the Node", Pod{Created: start}, false},
+	} {
+		e := Evidence{
+			Node: &Node{Name: "a", UID: "uid-2", Created: start},
+			Pods: func() ([]Pod, error) { return []Pod{test.pod}, nil },
+		}
+		c := NewCollector(Times{})
+		c.Node(start, nodeA, e)
+		if v := c.Node(start.Add(times.Gone), nodeA, e); v.Dead != test.dead {
+			t.Errorf("%s: %+v", test.name, v)
+		}
+	}
+}
+
+// TestOffIsNotReady: a taint on a machine whose kubelet reports is a mistake.
+func TestOffIsNotReady(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		taint string
+		ready corev1.ConditionStatus
+		want  bool
+	}{
+		{"off", corev1.TaintNodeOutOfService, corev1.ConditionUnknown, true},
+		{"not ready", corev1.TaintNodeOutOfService, corev1.ConditionFalse, true},
+		{"never ready", corev1.TaintNodeOutOfService, "", true},
+		{"runs", corev1.TaintNodeOutOfService, corev1.ConditionTrue, false},
+		{"unreachable", corev1.TaintNodeUnreachable, corev1.ConditionUnknown, false},
+	} {
+		node := &corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: test.taint}}}}
+		node.Status.NodeInfo.BootID = "boot"
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeDiskPressure, Status: corev1.ConditionTrue}}
+		if test.ready != "" {
+			node.Status.Conditions = append(node.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeReady, Status: test.ready})
+		}
+		if _, err := trim(node); err != nil {
+			t.Fatal(err)
+		}
+		if got := nodeOf(node); got.OutOfService != test.want || got.Boot != "boot" {
+			t.Errorf("%s: %+v", test.name, got)
+		}
+	}
+}
+
 func TestFenceForgets(t *testing.T) {
 	absent, present := Evidence{}, Evidence{Node: &Node{Name: "a", UID: "uid-1"}}
 	tainted := Evidence{Node: &Node{Name: "a", UID: "uid-1", OutOfService: true}}
 	other := Evidence{Node: &Node{Name: "a", UID: "uid-2"}}
+	again := Evidence{Node: &Node{Name: "a", UID: "uid-2", Boot: "boot"}}
 	for _, test := range []struct {
 		name   string
 		of     ipam.Node
@@ -135,6 +215,7 @@ func TestFenceForgets(t *testing.T) {
 		{"absent all the time", nodeA, absent, absent, absent, true},
 		{"absent, then another", nodeA, absent, other, other, true},
 		{"another, then absent", nodeA, other, other, absent, true},
+		{"it was registered again in the same boot", nodeA, absent, again, absent, false},
 		{"the taint was away", nodeA, tainted, present, tainted, false},
 		{"tainted, then absent: another condition", nodeA, tainted, tainted, absent, false},
 		{"without a UID it was back", ipam.Node{Name: "a"}, absent, present, absent, false},

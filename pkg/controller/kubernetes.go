@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -25,6 +26,8 @@ import (
 const (
 	// callTimeout bounds one live read.
 	callTimeout = 10 * time.Second
+	// podsTimeout bounds the list of a node's pods.
+	podsTimeout = 30 * time.Second
 	// networksAnnotation is where a pod names its IPAMClaims
 	// (ipam-claim-reference, multi-net-spec v1.3 section 4.1.2.1.11).
 	networksAnnotation = "k8s.v1.cni.cncf.io/networks"
@@ -73,7 +76,10 @@ func trim(object any) (any, error) {
 	switch o := object.(type) {
 	case *corev1.Node:
 		o.ObjectMeta = trimMeta(o.ObjectMeta)
-		o.Spec, o.Status = corev1.NodeSpec{Taints: o.Spec.Taints}, corev1.NodeStatus{}
+		o.Spec, o.Status = corev1.NodeSpec{Taints: o.Spec.Taints}, corev1.NodeStatus{
+			NodeInfo:   corev1.NodeSystemInfo{BootID: o.Status.NodeInfo.BootID},
+			Conditions: slices.DeleteFunc(o.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type != corev1.NodeReady }),
+		}
 	case *appsv1.StatefulSet:
 		o.ObjectMeta = trimMeta(o.ObjectMeta)
 		o.Spec, o.Status = appsv1.StatefulSetSpec{Replicas: o.Spec.Replicas, Ordinals: o.Spec.Ordinals}, appsv1.StatefulSetStatus{}
@@ -127,6 +133,7 @@ func (k *Kubernetes) Node(ctx context.Context, n ipam.Node) Evidence {
 			return e
 		}
 	}
+	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	var e Evidence
@@ -137,24 +144,37 @@ func (k *Kubernetes) Node(ctx context.Context, n ipam.Node) Evidence {
 	case !apierrors.IsNotFound(err):
 		return Evidence{Err: fmt.Errorf("read node %s: %w", n.Name, err)}
 	}
-	if e.condition(lifeOf(n)) == alive {
-		return e
+	if e.condition(lifeOf(n)) != alive {
+		e.Pods = sync.OnceValues(func() ([]Pod, error) { return k.podsOf(outer, n.Name) })
 	}
-	e.Err = k.eachPod(ctx, "", metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", n.Name).String()},
-		func(p *metav1.PartialObjectMetadata) {
-			owner := metav1.GetControllerOf(p)
-			e.Pods = append(e.Pods, Pod{
-				Namespace: p.Namespace, Name: p.Name, Created: p.CreationTimestamp.Time,
-				DaemonSet: owner != nil && owner.Kind == "DaemonSet",
-			})
-		})
 	return e
 }
 
+// podsOf are the pods of a node as they are now. Where an etcd can't serve that
+// from the API server's cache, all pods of the cluster are read for it.
+func (k *Kubernetes) podsOf(ctx context.Context, node string) ([]Pod, error) {
+	ctx, cancel := context.WithTimeout(ctx, podsTimeout)
+	defer cancel()
+	var pods []Pod
+	err := k.eachPod(ctx, "", metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String()},
+		func(p *metav1.PartialObjectMetadata) {
+			owner := metav1.GetControllerOf(p)
+			pods = append(pods, Pod{
+				Namespace: p.Namespace, Name: p.Name, Created: p.CreationTimestamp.Time,
+				Stays: owner != nil && (owner.Kind == "DaemonSet" || owner.Kind == "Node"),
+			})
+		})
+	return pods, err
+}
+
 func nodeOf(node *corev1.Node) *Node {
+	tainted := slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
+	ready := slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
 	return &Node{
-		Name: node.Name, UID: string(node.UID), Created: node.CreationTimestamp.Time,
-		OutOfService: slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService }),
+		Name: node.Name, UID: string(node.UID), Created: node.CreationTimestamp.Time, Boot: node.Status.NodeInfo.BootID,
+		OutOfService: tainted && !ready,
 	}
 }
 

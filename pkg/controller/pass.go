@@ -142,9 +142,8 @@ func (p *pass) verdict(ctx context.Context, n ipam.Node) Verdict {
 	if v, ok := p.verdicts[lifeOf(n)]; ok && (!v.Dead || p.now().Sub(v.at) < fresh) {
 		return v.Verdict
 	}
-	at := p.now()
-	v := p.collector.Node(at, n, p.Cluster.Node(ctx, n))
-	p.verdicts[lifeOf(n)] = judged{v, at}
+	v := p.collector.Node(p.now(), n, p.Cluster.Node(ctx, n))
+	p.verdicts[lifeOf(n)] = judged{v, p.now()}
 	return v
 }
 
@@ -233,7 +232,7 @@ func (p *pass) letterBoxes(ctx context.Context) error {
 	var errs []error
 	for i := range boxes {
 		box := &boxes[i]
-		if !p.verdict(ctx, ipam.Node{Name: box.Name, UID: box.Status.UID}).Absent {
+		if !p.verdict(ctx, ipam.Node{Name: box.Name, UID: box.Status.UID, Boot: box.Status.Boot}).Absent {
 			continue
 		}
 		if err := p.Objects.DeleteNodeIPAM(ctx, box.Name, versionOf(box)); err != nil {
