@@ -32,6 +32,9 @@ type nodeObject struct {
 	mu    sync.Mutex
 	known string
 	gone  error
+	// unsure says that the object was gone or another, and that it isn't known
+	// yet whether the node kept its blocks; look's alone.
+	unsure bool
 }
 
 func (n *nodeObject) uid() string {
@@ -86,14 +89,25 @@ func waited(ctx context.Context, wait time.Duration) bool {
 func (n *nodeObject) look(ctx context.Context, a *agent.Agent, announce func(ipam.Node) error) error {
 	uid, err := n.client.NodeUID(ctx, n.name)
 	if errors.Is(err, kube.ErrNodeGone) {
+		n.unsure = true
 		n.set(a.Node().UID, fmt.Errorf("%w: node %s was deleted from the cluster: no address is given out here until it is registered again", ipam.ErrNotReady, n.name))
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	if before := a.Node().UID; before != "" && before != uid {
+		n.unsure = true
+		n.set(before, fmt.Errorf("%w: node %s was registered anew: no address is given out here until its blocks were read", ipam.ErrNotReady, n.name))
+	}
 	if err := a.Registered(uid); err != nil {
 		return err
+	}
+	if n.unsure {
+		if err := a.Revalidate(ctx); err != nil {
+			return err
+		}
+		n.unsure = false
 	}
 	if err := announce(a.Node()); err != nil {
 		return err

@@ -30,6 +30,21 @@ func (a *Agent) Scan(ctx context.Context) error {
 	return errors.Join(a.scanSpaces(ctx), a.scanBlocks(ctx, node, blocks), a.scanClaims(ctx, node, claims))
 }
 
+// Revalidate asks whether what this node leases is still its own, as Scan does:
+// a node that was deleted from the cluster may have lost it. When it is nil,
+// nothing more is given out of a block that another has.
+func (a *Agent) Revalidate(ctx context.Context) error {
+	node := a.Node()
+	blocks, err := a.opts.Store.NodeBlocks(ctx, node.Name)
+	if err != nil {
+		return unavailable(fmt.Errorf("blocks of this node: %w", err))
+	}
+	if err := a.scanBlocks(ctx, node, blocks); errors.Is(err, ipam.ErrNotReady) {
+		return err
+	}
+	return nil // what else is wrong is the next Scan's
+}
+
 // scanSpaces reads the settings of the spaces again. The grid of a space never
 // changes; one that was deleted and made anew with another grid gives the same
 // names to other addresses, so nothing more is given of it here.
@@ -175,7 +190,7 @@ func (a *Agent) takeBack(ctx context.Context, b ipam.Block) error {
 	b.Owner = a.Node()
 	made, err := a.opts.Store.UpdateBlock(ctx, b)
 	if errors.Is(err, ipam.ErrStale) || errors.Is(err, ipam.ErrNotFound) {
-		return nil // the list was old: the next one tells
+		return a.reread(ctx, b.Ref) // the list was old
 	}
 	if err != nil {
 		return unavailable(fmt.Errorf("take block %s back: %w", b.Ref, err))
