@@ -68,7 +68,7 @@ fault: $(BIN)/testreport ## crash tests that need armed failpoints
 	$(GOTEST) -json -tags failpoint -timeout 15m $$packages | $(REPORT)
 
 e2e: $(BIN)/testreport tools ## a real cluster on this machine (root)
-	$(GO) test -json -count=1 -tags e2e ./e2e/... -timeout 25m | $(REPORT) -stream
+	$(GO) test -json -count=1 -p 1 -tags e2e ./e2e/... -timeout 25m | $(REPORT) -stream
 
 bench: ## benchmarks (BENCH=regexp)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -p 1 ./...

@@ -121,7 +121,7 @@ func TestSpaceMadeByManyIsOne(t *testing.T) {
 	for i := range made {
 		wg.Go(func() {
 			var err error
-			made[i], err = store.Space(t.Context(), ipam.Space{Name: "testspace-race", Grid: iprange.Grid{V4: 20 + i, V6: 122}, Mode: ipam.Auto})
+			made[i], err = store.Space(t.Context(), ipam.Space{Name: "testspace-race", Grid: iprange.Grid{V4: 24 + i, V6: 122}, Mode: ipam.Auto})
 			if err != nil {
 				t.Error(err)
 			}

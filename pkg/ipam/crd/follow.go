@@ -113,11 +113,11 @@ func (f *follow[V]) changed() <-chan struct{} {
 	return f.bell
 }
 
-// settle waits, in the first moments of a run, until the first list is there or
-// an attempt has failed. It says whether the first list is there.
-func (f *follow[V]) settle(ctx context.Context) bool {
+// settle waits, in the first moments of a run (limit), until the first list is
+// there or an attempt has failed. It says whether the first list is there.
+func (f *follow[V]) settle(ctx context.Context, limit time.Duration) bool {
 	f.mu.Lock()
-	ctx, cancel := context.WithDeadline(ctx, f.started.Add(settleTime))
+	ctx, cancel := context.WithDeadline(ctx, f.started.Add(limit))
 	f.mu.Unlock()
 	defer cancel()
 	for {

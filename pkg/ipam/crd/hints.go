@@ -28,6 +28,9 @@ const (
 	// maxHints is how many ranges are watched; the one that was asked for the
 	// longest time ago gives way.
 	maxHints = 32
+	// hintSettle is how long the first list of a range may take: without it, a
+	// node would try addresses blindly.
+	hintSettle = 10 * time.Second
 	// hintIdle is how long a watch lives that nobody asks.
 	hintIdle = 10 * time.Minute
 )
@@ -68,7 +71,7 @@ func (s *Store) Taken(ctx context.Context, space string, within iprange.Set) (ma
 		return map[netip.Addr]bool{}, nil
 	}
 	taken := s.hints.of(ctx, space, within)
-	if taken == nil || !taken.settle(ctx) {
+	if taken == nil || !taken.settle(ctx, hintSettle) {
 		return map[netip.Addr]bool{}, ctx.Err()
 	}
 	found := map[netip.Addr]bool{}

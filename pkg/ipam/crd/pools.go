@@ -231,7 +231,7 @@ func names(pools map[string]v1alpha1.IPPoolSpec) string {
 // known are the pools of the watch if it is in step, else those of the copy;
 // while Run doesn't run they are read if they can be.
 func (p *Pools) known(ctx context.Context) (_ map[string]v1alpha1.IPPoolSpec, inStep bool) {
-	if p.pools.settle(ctx) {
+	if p.pools.settle(ctx, settleTime) {
 		return p.pools.all(), true
 	}
 	if !p.pools.runs() {
@@ -322,7 +322,7 @@ func (p *Pools) refuses(ctx context.Context, spec v1alpha1.IPPoolSpec, namespace
 // labelsOf are an object's labels from the watch, else from the API server,
 // else from the copy.
 func labelsOf(ctx context.Context, from *follow[labels.Set], get getter, copied map[string]labels.Set, name string) (labels.Set, error) {
-	if from.settle(ctx) {
+	if from.settle(ctx, settleTime) {
 		if set, ok := from.get(name); ok {
 			return set, nil
 		}
