@@ -9,8 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,8 +40,11 @@ func (b *board) source(selector string) source {
 			return list, b.fail
 		},
 		watch: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			if b.fail != nil || o.SendInitialEvents != nil {
-				return nil, errNoStreams
+			if b.fail != nil {
+				return nil, b.fail
+			}
+			if o.SendInitialEvents != nil { // as an API server says it that has no streamed lists
+				return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "ListOptions"}, "", nil)
 			}
 			b.watches++
 			w := watch.NewFake()
@@ -48,8 +53,6 @@ func (b *board) source(selector string) source {
 		},
 	}
 }
-
-var errNoStreams = fmt.Errorf("no streamed lists here")
 
 // watched is a store with nothing but hints.
 func watched(b *board) *Store {
