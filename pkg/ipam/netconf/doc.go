@@ -17,7 +17,9 @@
 //   - range and ipRanges of the flat file are for definitions that have no
 //     addresses of their own; they don't leak into others.
 //   - CNI_ARGS IP=, runtimeConfig.ips and args.cni.ips that lie in a range are
-//     allocated, instead of being added beside an address of the range.
+//     allocated, instead of being added beside an address of the range. What
+//     a range keeps back, and what is in none, a pod's author gets only where
+//     the definition declares the capability ips.
 //   - a gateway goes to the addresses of its own family only.
 //   - addresses that the result has anyway (key "addresses") are not given away.
 //   - /31, /32, /127 and /128 are usable.

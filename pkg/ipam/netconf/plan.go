@@ -124,7 +124,7 @@ func (c *Config) poolOffers(pools []ipam.Pool) ([]offer, error) {
 }
 
 // addFixed adds an address of CNI_ARGS IP= that is in no range to the result,
-// as Whereabouts does; any other is refused.
+// as Whereabouts does, if the definition lets pods choose; any other is refused.
 func (c *Config) addFixed(a ask, offers []offer) error {
 	outside := !slices.ContainsFunc(offers, func(o offer) bool {
 		return slices.ContainsFunc(o.from, func(r candidate) bool {
@@ -133,6 +133,9 @@ func (c *Config) addFixed(a ask, offers []offer) error {
 	})
 	if c.Type != Whereabouts || a.source != argIP || a.bits < 0 || !outside {
 		return unplaced(a, offers)
+	}
+	if !a.open {
+		return fmt.Errorf("%w; %s", unplaced(a, offers), permission)
 	}
 	f := Fixed{Prefix: netip.PrefixFrom(a.addr, a.bits)}
 	for _, gateway := range c.gateways {
@@ -151,7 +154,7 @@ func (c *Config) want(o offer) ipam.Want {
 	for _, cand := range o.from {
 		r := cand.Range
 		if o.ask != nil {
-			if !cand.takes(o.ask.addr) {
+			if !cand.takes(o.ask.addr) || !o.ask.open && !cand.Usable.Contains(o.ask.addr) {
 				continue
 			}
 			w.Addr = o.ask.addr

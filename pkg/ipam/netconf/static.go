@@ -15,10 +15,16 @@ type ask struct {
 	addr   netip.Addr
 	bits   int    // of the CIDR; -1 for a plain address
 	source string // the key, for messages
+	// open says that the definition lets pods have addresses that its ranges
+	// keep back.
+	open bool
 }
 
 // maxAsked bounds what a pod's author may write; no pod has so many ranges.
 const maxAsked = 64
+
+// permission is what the definition's author can do about a refusal.
+const permission = `to give it to those who ask, write "capabilities": {"ips": true} into the definition`
 
 const argIP = "CNI_ARGS IP" // Whereabouts adds these beside the ranges' addresses
 
@@ -50,9 +56,13 @@ func (c *Config) fixedSet() iprange.Set {
 }
 
 // readAsked reads runtimeConfig.ips, args.cni.ips, and IP and GATEWAY of
-// CNI_ARGS. The same address in two of them is one.
+// CNI_ARGS. The same address in two of them is one. The author of a pod writes
+// args.cni, and IP as Multus passes it, whatever the definition says; a runtime
+// passes runtimeConfig.ips only where it declares the capability. What it keeps
+// back by exclude, range_start and range_end takes that permission.
 func (c *Config) readAsked(conf []byte, args [][2]string) error {
 	var raw struct {
+		Capabilities  map[string]bool `json:"capabilities"`
 		RuntimeConfig struct {
 			IPs []string `json:"ips"`
 		} `json:"runtimeConfig"`
@@ -66,12 +76,14 @@ func (c *Config) readAsked(conf []byte, args [][2]string) error {
 		return plainError("", err)
 	}
 	ips, gateways := listArg(args, "IP"), listArg(args, "GATEWAY")
+	open := raw.Capabilities["ips"]
 	for _, from := range []struct {
 		source string
 		texts  []string
-	}{{"runtimeConfig.ips", raw.RuntimeConfig.IPs}, {"args.cni.ips", raw.Args.CNI.IPs}, {argIP, ips}} {
+		open   bool
+	}{{"runtimeConfig.ips", raw.RuntimeConfig.IPs, true}, {"args.cni.ips", raw.Args.CNI.IPs, open}, {argIP, ips, open}} {
 		for _, text := range from.texts {
-			if err := c.ask(from.source, text); err != nil {
+			if err := c.ask(ask{bits: -1, source: from.source, open: from.open}, text); err != nil {
 				return fmt.Errorf("%s: %w", from.source, err)
 			}
 		}
@@ -91,8 +103,7 @@ func (c *Config) readAsked(conf []byte, args [][2]string) error {
 	return nil
 }
 
-func (c *Config) ask(source, text string) error {
-	a := ask{bits: -1, source: source}
+func (c *Config) ask(a ask, text string) error {
 	if strings.Contains(text, "/") {
 		prefix, err := iprange.ParsePrefix(text)
 		if err != nil {
@@ -162,7 +173,7 @@ func place(asked []ask, offers []offer) (left []ask) {
 		addr := asked[a].addr
 		for _, fits := range []func(offer) bool{
 			func(o offer) bool { return o.usable(addr) }, // before one that only may
-			func(o offer) bool { return o.takes(addr) },
+			func(o offer) bool { return asked[a].open && o.takes(addr) },
 		} {
 			for i := range offers {
 				if tried[i] || !fits(offers[i]) {
@@ -195,6 +206,9 @@ func unplaced(a ask, offers []offer) error {
 	var texts []string
 	for _, o := range offers {
 		for _, c := range o.from {
+			if c.takes(a.addr) && !a.open && !o.usable(a.addr) {
+				return fmt.Errorf("%s: %s: %s keeps it back from pods (exclude, bounds or pick_addresses); %s", a.source, a.addr, c.Text, permission)
+			}
 			if c.takes(a.addr) {
 				return fmt.Errorf("%s: %s: each range gives one address, and another of %s is asked for", a.source, a.addr, c.Text)
 			}
