@@ -102,9 +102,10 @@ func usableOf(spec v1alpha1.IPPoolSpec) (iprange.Set, error) {
 }
 
 // usedOf counts the addresses of a Leased block that are in use and in the set.
+// What a node that is dead told last of a block that was taken from it is over.
 func usedOf(b *v1alpha1.IPBlock, set iprange.Set) uint64 {
 	prefix, err := netip.ParsePrefix(b.Spec.Prefix)
-	if err != nil || b.Spec.Mode != v1alpha1.BlockLeased {
+	if err != nil || b.Spec.Mode != v1alpha1.BlockLeased || b.Spec.Owner == nil {
 		return 0
 	}
 	block := iprange.OfPrefix(prefix)

@@ -225,9 +225,13 @@ func at[K comparable](all map[K]*counts, key K) *counts {
 	return all[key]
 }
 
-// used are the addresses that a Leased block's node told to be in use.
+// used are the addresses that a Leased block's node told to be in use; none if
+// the block was taken from it.
 func used(b block) func(yield func(netip.Addr) bool) {
 	return func(yield func(netip.Addr) bool) {
+		if b.Owner.Name == "" {
+			return
+		}
 		all := iprange.OfPrefix(b.Ref.Prefix)
 		for i, octet := range b.usage.Bitmap {
 			for octet != 0 {
