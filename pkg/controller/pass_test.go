@@ -366,7 +366,7 @@ func TestCensus(t *testing.T) {
 	}
 	// Of the block, 10.0.0.2, .3 and .40 are in use; the last is not the pool's.
 	b.objects.blocks = []v1alpha1.IPBlock{{
-		Spec:   v1alpha1.IPBlockSpec{Space: "default", Prefix: "10.0.0.0/26", Mode: v1alpha1.BlockLeased},
+		Spec:   v1alpha1.IPBlockSpec{Space: "default", Prefix: "10.0.0.0/26", Mode: v1alpha1.BlockLeased, Owner: &v1alpha1.Node{Name: "a"}},
 		Status: v1alpha1.IPBlockStatus{Used: []byte{0b1100, 0, 0, 0, 0, 1}},
 	}}
 	node := Evidence{Node: &Node{Name: "a", UID: "uid-1"}}
@@ -408,6 +408,12 @@ func TestCensus(t *testing.T) {
 	if len(b.objects.writes) > 0 {
 		t.Errorf("written again: %v", b.objects.writes)
 	}
+	// A block of nobody is free, whatever its last node told.
+	b.objects.blocks[0].Spec.Owner = nil
+	b.pass(t, 0)
+	if got := b.objects.pools["p"].Status; got.Used != "2" || got.Free != "10" {
+		t.Errorf("a block was taken from its node: %+v", got)
+	}
 	// What isn't in use any more is let go.
 	b.objects.blocks = nil
 	for _, addr := range []string{"10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.99"} {
@@ -441,6 +447,14 @@ func TestExhausted(t *testing.T) {
 		got := exhausted(1, iprange.From64(test.capacity), iprange.From64(test.free))
 		if got.Status != test.status || got.Reason != test.reason {
 			t.Errorf("%d of %d: %+v", test.free, test.capacity, got)
+		}
+	}
+}
+
+func TestPause(t *testing.T) {
+	for took, want := range map[time.Duration]time.Duration{0: 30 * time.Second, time.Second: 29 * time.Second, 10 * time.Second: 30 * time.Second, time.Minute: 3 * time.Minute} {
+		if got := pause(30*time.Second, took); got != want {
+			t.Errorf("after %s it pauses for %s, want %s", took, got, want)
 		}
 	}
 }

@@ -151,13 +151,19 @@ func (o Options) period() time.Duration {
 	return o.Period
 }
 
-// every makes a pass now and at each tick, and tells of trouble when it begins
-// or changes.
+// every makes a pass now and again and again, and tells of trouble when it
+// begins or changes.
 func (c *Controller) every(ctx context.Context, period time.Duration) {
-	ticker := time.NewTicker(period)
-	defer ticker.Stop()
 	told := ""
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		begun := time.Now()
 		err := c.Pass(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -169,10 +175,11 @@ func (c *Controller) every(ctx context.Context, period time.Duration) {
 			c.Log.Warn("a pass met trouble; what it concerns stays as it is", "error", err)
 			told = err.Error()
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+		timer.Reset(pause(period, time.Since(begun)))
 	}
 }
+
+// pause is the wait after a pass: until the period is over, and in a cluster in
+// which a pass takes long, at least three times as long, so that nobody's API
+// server is read through without end.
+func pause(period, took time.Duration) time.Duration { return max(period-took, 3*took) }
