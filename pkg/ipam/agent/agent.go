@@ -106,9 +106,12 @@ type space struct {
 
 // sight is what was seen of another's block.
 type sight struct {
-	mode  ipam.BlockMode
-	owner ipam.Node
+	mode    ipam.BlockMode
+	owner   ipam.Node
+	suspect bool
 }
+
+func sightOf(b ipam.Block) sight { return sight{mode: b.Mode, owner: b.Owner, suspect: b.Suspect} }
 
 // claimsAtOnce bounds the claims under way in a space: more of them at once
 // would get into each other's way where a range is nearly full.

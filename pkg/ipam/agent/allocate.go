@@ -130,7 +130,15 @@ func (a *Agent) former(ctx context.Context, req ipam.Request) ([]ipam.Address, e
 	if r == nil {
 		return nil, nil
 	}
-	if fits(r, req) && (r.Keep.Kind != ipam.KeepClaim || a.stillKept(ctx, r)) {
+	stands := fits(r, req)
+	if stands && r.Keep.Kind == ipam.KeepClaim {
+		kept, err := a.stillKept(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		stands = kept
+	}
+	if stands {
 		return answers(r), nil
 	}
 	a.opts.Log.Info("an address is released, for the same attachment asks for another now", "key", req.Owner.String(), "pod", req.Owner.Pod())
@@ -139,17 +147,24 @@ func (a *Agent) former(ctx context.Context, req ipam.Request) ([]ipam.Address, e
 
 // stillKept touches the claims of a record that an IPAMClaim keeps: they don't
 // name this sandbox alone, so the record is no proof that they are there still.
-func (a *Agent) stillKept(ctx context.Context, r *record) bool {
+// An error says that nobody knows; the record stays.
+func (a *Agent) stillKept(ctx context.Context, r *record) (bool, error) {
 	for _, p := range r.Places {
 		c, err := a.opts.Store.GetClaim(ctx, p.ref())
-		if err != nil || c.Keep != r.Keep {
-			return false
+		if errors.Is(err, ipam.ErrNotFound) || err == nil && (c.Keep != r.Keep || c.State == ipam.Cooling) {
+			return false, nil
 		}
-		if _, err := a.update(ctx, c); err != nil {
-			return false
+		if err == nil {
+			_, err = a.update(ctx, c)
+		}
+		if errors.Is(err, errRefused) {
+			err = fmt.Errorf("%s changed at this moment", r.Keep)
+		}
+		if err != nil {
+			return false, unavailable(fmt.Errorf("claim %s: %w", p.ref(), err))
 		}
 	}
-	return true
+	return true, nil
 }
 
 func fits(r *record, req ipam.Request) bool {
@@ -194,7 +209,7 @@ func (a *Agent) acquire(ctx context.Context, t *task, want int, w ipam.Want) err
 		}
 		t.conflicts = append(t.conflicts, err)
 		a.putAside(t, p, errors.Is(err, ipam.ErrConflict))
-		if w.Addr.IsValid() || len(t.conflicts) >= probeTries || !errors.Is(err, ipam.ErrConflict) {
+		if w.Addr.IsValid() || p.kept || len(t.conflicts) >= probeTries || !errors.Is(err, ipam.ErrConflict) {
 			return errors.Join(t.conflicts...)
 		}
 	}
@@ -254,7 +269,7 @@ func (a *Agent) putAside(t *task, p place, answered bool) {
 // giveUp drops the intents of a request that failed; claims that were made for
 // it are released.
 func (a *Agent) giveUp(t *task) error {
-	made := a.made(t, t.places)
+	drops := a.drops(t, t.places)
 	a.mu.Lock()
 	_, intent := a.state.intents[t.key]
 	granted := a.state.records[t.key] != nil
@@ -262,12 +277,13 @@ func (a *Agent) giveUp(t *task) error {
 	if granted {
 		return a.releaseKey(t.key) // the grant is in the log, but what came with it isn't
 	}
-	if !intent && len(made.Places) == 0 {
+	if !intent && len(drops) == 0 {
 		return nil
 	}
 	a.wake()
+	drops = append(drops, entry{Op: opDrop, Key: &t.key})
 	a.mu.Lock()
-	ticket, err := a.order(a.log.AppendReserved, entry{Op: opDrop, Key: &t.key, Record: made}) // the disk may be what is full
+	ticket, err := a.order(a.log.AppendReserved, drops...) // the disk may be what is full
 	a.mu.Unlock()
 	if err != nil {
 		return err
@@ -287,16 +303,31 @@ func (a *Agent) made(t *task, places []place) *record {
 	return r
 }
 
+// drops give up the claims of places and of what was put aside. What somebody
+// answered for is kept for nobody, but what was kept before stays so.
+func (a *Agent) drops(t *task, places []place) []entry {
+	kept, free := a.made(t, places), a.made(t, nil)
+	keep := func(p place) bool { return p.kept }
+	kept.Places = slices.DeleteFunc(kept.Places, func(p place) bool {
+		return !keep(p) && slices.ContainsFunc(t.aside, func(other place) bool { return other.ref() == p.ref() })
+	})
+	free.Places, free.Keep = slices.DeleteFunc(free.Places, keep), ipam.Keeper{}
+	var entries []entry
+	for _, r := range []*record{kept, free} {
+		if len(r.Places) > 0 {
+			entries = append(entries, entry{Op: opDrop, Key: &t.key, Record: r})
+		}
+	}
+	return entries
+}
+
 // grant writes what was found as one record; then it is the owner's.
 func (a *Agent) grant(t *task) ([]ipam.Address, error) {
 	r := &record{
 		Owner: t.req.Owner, Netns: t.req.Netns, Keep: t.req.Keep, Places: t.places,
 		Since: time.Now().UTC().Truncate(time.Second), Cooldown: t.req.Cooldown,
 	}
-	entries := []entry{{Op: opGrant, Record: r}}
-	if aside := a.made(t, nil); len(aside.Places) > 0 {
-		entries = append(entries, entry{Op: opDrop, Key: &t.key, Record: aside})
-	}
+	entries := append([]entry{{Op: opGrant, Record: r}}, a.drops(t, nil)...)
 	a.mu.Lock()
 	err := a.stillOurs(t)
 	var ticket Ticket

@@ -74,7 +74,17 @@ func (a *Agent) claim(ctx context.Context, t *task, sp ipam.Space, addr netip.Ad
 	if err != nil {
 		return place{}, a.claimFailed(ref, err)
 	}
-	return place{Space: sp.Name, Addr: addr, Claim: &made.Version}, nil
+	return place{Space: sp.Name, Addr: addr, Claim: &made.Version, suspect: a.sharedSuspect(sp, addr)}, nil
+}
+
+// sharedSuspect says that the address lies in a Shared block that was taken from
+// a dead node. Nobody notes which addresses of it were asked for already, so each
+// is, each time.
+func (a *Agent) sharedSuspect(sp ipam.Space, addr netip.Addr) bool {
+	hints := a.hints(sp.Name)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return hints.view[sp.Grid.Block(addr)].suspect
 }
 
 // claimFailed says whether another address may be tried.
@@ -166,7 +176,7 @@ func (a *Agent) share(ctx context.Context, sp ipam.Space, prefix netip.Prefix) (
 	if err != nil {
 		return false, unavailable(fmt.Errorf("block %s: %w", ref, err))
 	}
-	a.see(sp.Name, prefix, sight{mode: b.Mode, owner: b.Owner})
+	a.see(sp.Name, prefix, sightOf(b))
 	return b.Mode == ipam.Shared, nil
 }
 
@@ -259,12 +269,12 @@ func (a *Agent) takeOver(ctx context.Context, t *task, c ipam.Claim, rg ipam.Ran
 		return place{}, err
 	}
 	next := a.newClaim(t, c.Ref, rg)
-	next.Version = c.Version
+	next.Version, next.Suspect = c.Version, c.Suspect
 	made, err := a.update(ctx, next)
 	if err != nil {
 		return place{}, a.claimFailed(c.Ref, err)
 	}
-	return place{Space: c.Ref.Space, Addr: c.Ref.Addr, Claim: &made.Version, suspect: c.Suspect}, nil
+	return place{Space: c.Ref.Space, Addr: c.Ref.Addr, Claim: &made.Version, suspect: c.Suspect || a.sharedSuspect(sp, c.Ref.Addr)}, nil
 }
 
 // stillThere says that the sandbox on this node which had the claim isn't gone.

@@ -147,10 +147,10 @@ func (a *Agent) recool(ctx context.Context, ref ipam.ClaimRef, now cooling) erro
 }
 
 // isOurs says that the claim is still that of the sandbox that was released
-// here.
+// here, or as the scan found it, perhaps of a log that was lost.
 func (a *Agent) isOurs(c ipam.Claim, now cooling) bool {
 	node := a.Node()
-	return c.Owner.Key == now.owner && c.Node.Log == node.Log
+	return c.Owner.Key == now.owner && (c.Node.Log == node.Log || c.Version == now.version)
 }
 
 // left takes a claim off the list, unless it is on it anew.

@@ -80,7 +80,7 @@ func (a *Agent) finishDemotion(ctx context.Context, ref ipam.BlockRef) error {
 	if err != nil {
 		return unavailable(fmt.Errorf("share block %s: %w", ref, err))
 	}
-	a.see(ref.Space, ref.Prefix, sight{mode: ipam.Shared})
+	a.see(ref.Space, ref.Prefix, sight{mode: ipam.Shared, suspect: b.suspect})
 	a.opts.Log.Info("a block is shared now", "block", ref.String())
 	return a.write(entry{Op: opGone, Block: &ref})
 }
@@ -140,8 +140,10 @@ func (a *Agent) claimFor(ctx context.Context, c ipam.Claim) error {
 		switch {
 		case err == nil && c.State == ipam.Cooling:
 			return nil // it cools there already
-		case err == nil && made.State == ipam.Cooling && made.Node.Same(c.Node):
-			c.Version = made.Version // of one that had the address before
+		case err == nil && made.State == ipam.Cooling:
+			// Of one that had the address before, here or on a dead node that
+			// had half shared the block. In a leased block nobody else takes it.
+			c.Version = made.Version
 			made, err = a.opts.Store.UpdateClaim(ctx, c)
 		case err == nil && (made.Owner.Key != c.Owner.Key || !made.Node.Same(c.Node)):
 			a.opts.Alarm(Alarm{Owner: c.Owner, Reason: "DuplicateAddress", Message: fmt.Sprintf(
@@ -199,7 +201,7 @@ func (a *Agent) reread(ctx context.Context, ref ipam.BlockRef) error {
 		}
 		return nil
 	}
-	a.see(ref.Space, ref.Prefix, sight{mode: b.Mode, owner: b.Owner})
+	a.see(ref.Space, ref.Prefix, sightOf(b))
 	return a.lostBlock(ctx, ref, b)
 }
 
@@ -221,7 +223,8 @@ func (a *Agent) GiveBack(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// giveBack deletes one block, by the version that we know.
+// giveBack deletes one block, by the version that we know. A suspect one stays,
+// without an owner: not all of its addresses were asked for.
 func (a *Agent) giveBack(ctx context.Context, ref ipam.BlockRef) error {
 	release, err := take(ctx, a.hints(ref.Space).leasing, "a block of the space is being leased or shared")
 	if err != nil {
@@ -235,7 +238,7 @@ func (a *Agent) giveBack(ctx context.Context, ref ipam.BlockRef) error {
 		return nil
 	}
 	t, err := a.order(a.log.Append, entry{Op: opReturning, Block: &ref})
-	v := b.version
+	v, suspect := b.version, b.suspect
 	a.mu.Unlock()
 	if err == nil {
 		err = t.Wait()
@@ -243,7 +246,11 @@ func (a *Agent) giveBack(ctx context.Context, ref ipam.BlockRef) error {
 	if err != nil {
 		return err
 	}
-	err = a.opts.Store.DeleteBlock(ctx, ref, v)
+	if suspect {
+		_, err = a.opts.Store.UpdateBlock(ctx, ipam.Block{Ref: ref, Mode: ipam.Leased, Suspect: true, Version: v})
+	} else {
+		err = a.opts.Store.DeleteBlock(ctx, ref, v)
+	}
 	switch {
 	case errors.Is(err, ipam.ErrStale):
 		return a.reread(ctx, ref)

@@ -64,6 +64,7 @@ type place struct {
 	Answer  *ipam.Address `json:"answer,omitempty"`
 	suspect bool          // ask the wire before use
 	joined  bool          // another sandbox of the same keeper has it too
+	kept    bool          // it was the keeper's before this request
 }
 
 func (p place) ref() ipam.ClaimRef { return ipam.ClaimRef{Space: p.Space, Addr: p.Addr} }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 
 	"github.com/meta-cni/meta-cni/pkg/ipam"
 	"github.com/meta-cni/meta-cni/pkg/iprange"
@@ -12,8 +13,9 @@ import (
 
 var errNetwork = errors.New("the network failed")
 
-// chaos decides what goes wrong; the same seed decides the same.
+// chaos decides what goes wrong. It is used by all goroutines of a simulation.
 type chaos struct {
+	mu sync.Mutex
 	*rand.Rand
 	// odds of a fault are 1 in this; 0 is none.
 	odds int
@@ -21,18 +23,45 @@ type chaos struct {
 	// killed is the machine that is to die in so many steps.
 	killed string
 	in     int
+	// inside says that something happens already in the middle of a request.
+	inside bool
 }
 
-// step is one step of a machine's process; an error kills it.
-func (c *chaos) step(node string) error {
-	if c.killed != node {
-		return nil
+func (c *chaos) IntN(n int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Rand.IntN(n)
+}
+
+func (c *chaos) Uint64N(n uint64) uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Rand.Uint64N(n)
+}
+
+// process is one run of a machine's agent.
+type process struct {
+	node string
+	dead bool
+}
+
+// step is one step of a process; an error says that it is killed.
+func (c *chaos) step(p *process) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stepLocked(p)
+}
+
+func (c *chaos) stepLocked(p *process) error {
+	if !p.dead && c.killed == p.node {
+		if c.in--; c.in < 0 {
+			c.killed, p.dead = "", true
+		}
 	}
-	if c.in--; c.in >= 0 {
-		return nil
+	if p.dead {
+		return errDead
 	}
-	c.killed = ""
-	return errDead
+	return nil
 }
 
 // faulty is the way of one process to the store. What it sent may be lost on
@@ -41,41 +70,69 @@ func (c *chaos) step(node string) error {
 type faulty struct {
 	ipam.Store
 	chaos *chaos
-	node  string
-	dead  bool
-	// others is called after a request to another node.
-	others func(node string)
+	proc  *process
+	// others is called after a request to another node, meanwhile in the middle
+	// of requests.
+	others    func(node string)
+	meanwhile func()
 	// nodes is how many there seem to be.
 	nodes int
 }
 
+// fate is what becomes of a request.
+type fate int
+
+const (
+	fine fate = iota
+	lost
+	unanswered
+	late
+	killed // the process, before the request left it
+	killedLate
+)
+
+func (c *chaos) fate(p *process, isWrite bool) fate {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.dead {
+		return killed
+	}
+	if c.stepLocked(p) != nil {
+		if isWrite && c.Rand.IntN(2) == 0 {
+			return killedLate
+		}
+		return killed
+	}
+	if c.odds == 0 || c.Rand.IntN(c.odds) > 0 {
+		return fine
+	}
+	if !isWrite {
+		return lost
+	}
+	return []fate{lost, unanswered, late}[c.Rand.IntN(3)]
+}
+
 func call[T any](f *faulty, isWrite bool, do func() (T, error)) (T, error) {
 	var none T
-	if f.dead {
-		return none, errDead
+	f.meanwhile()
+	fate := f.chaos.fate(f.proc, isWrite)
+	if fate == late || fate == killedLate {
+		f.chaos.mu.Lock()
+		f.chaos.late = append(f.chaos.late, func() { _, _ = do() })
+		f.chaos.mu.Unlock()
 	}
-	if f.chaos.step(f.node) != nil {
-		f.dead = true
-		if isWrite && f.chaos.IntN(2) == 0 {
-			f.chaos.late = append(f.chaos.late, func() { _, _ = do() })
-		}
+	switch fate {
+	case killed, killedLate:
 		return none, errDead
-	}
-	if f.chaos.odds > 0 && f.chaos.IntN(f.chaos.odds) == 0 {
-		switch kind := f.chaos.IntN(3); {
-		case kind == 0 || !isWrite:
-			return none, errNetwork
-		case kind == 1:
-			f.chaos.late = append(f.chaos.late, func() { _, _ = do() })
-			return none, errNetwork
-		default:
-			_, _ = do()
-			return none, errNetwork
-		}
+	case lost, late:
+		return none, errNetwork
+	case unanswered:
+		_, _ = do()
+		return none, errNetwork
 	}
 	got, err := do()
-	if f.chaos.step(f.node) != nil {
-		f.dead = true
+	f.meanwhile()
+	if f.chaos.step(f.proc) != nil {
 		return none, errDead
 	}
 	return got, err
@@ -111,6 +168,9 @@ func (f *faulty) CreateClaim(ctx context.Context, c ipam.Claim) (ipam.Claim, err
 }
 
 func (f *faulty) UpdateClaim(ctx context.Context, c ipam.Claim) (ipam.Claim, error) {
+	if c.State == ipam.Bound && f.chaos.odds > 0 && f.chaos.IntN(100) == 0 {
+		return ipam.Claim{}, ipam.ErrTaken // Whereabouts has it
+	}
 	return call(f, true, func() (ipam.Claim, error) { return f.Store.UpdateClaim(ctx, c) })
 }
 
@@ -179,7 +239,7 @@ func (f *faulty) Answered(ctx context.Context, node string, refs []ipam.BlockRef
 }
 
 func (f *faulty) Nodes(context.Context) (int, error) {
-	return call(f, false, func() (int, error) { return f.nodes, nil })
+	return f.nodes, nil
 }
 
 func (f *faulty) Mirror(ctx context.Context, u ipam.Usage) (ipam.Version, error) {

@@ -114,7 +114,7 @@ func (a *Agent) demandOne(ctx context.Context, ref ipam.BlockRef, asked map[neti
 	if err != nil {
 		return ipam.Block{}, unavailable(fmt.Errorf("block %s: %w", ref, err))
 	}
-	a.see(ref.Space, ref.Prefix, sight{mode: b.Mode, owner: b.Owner})
+	a.see(ref.Space, ref.Prefix, sightOf(b))
 	switch {
 	case b.Mode == ipam.Shared:
 		return b, nil
@@ -143,7 +143,7 @@ func (a *Agent) shareOwnerless(ctx context.Context, b ipam.Block) (ipam.Block, e
 	if err != nil {
 		return ipam.Block{Ref: b.Ref, Mode: ipam.Leased}, nil //nolint:nilerr // it is looked at again
 	}
-	a.see(b.Ref.Space, b.Ref.Prefix, sight{mode: made.Mode})
+	a.see(b.Ref.Space, b.Ref.Prefix, sightOf(made))
 	return made, nil
 }
 
@@ -240,13 +240,14 @@ func (a *Agent) findKept(ctx context.Context, t *task, w ipam.Want) (p place, rg
 			return r.Space.Name == c.Ref.Space && r.Usable.Contains(c.Ref.Addr)
 		})
 		used := slices.ContainsFunc(t.places, func(p place) bool { return p.ref() == c.Ref })
-		if i < 0 || used || w.Addr.IsValid() && w.Addr != c.Ref.Addr {
+		if i < 0 || used || t.tried[c.Ref] || w.Addr.IsValid() && w.Addr != c.Ref.Addr {
 			continue
 		}
 		if _, err := a.space(ctx, w.Ranges[i].Space); err != nil {
 			return place{}, ipam.Range{}, false, err
 		}
 		p, err := a.takeKept(ctx, t, c, w.Ranges[i])
+		p.kept = true
 		return p, w.Ranges[i], err == nil, err
 	}
 	return place{}, ipam.Range{}, false, nil

@@ -266,7 +266,7 @@ func (a *Agent) look(ctx context.Context, sp ipam.Space, rg ipam.Range) error {
 		}
 	}
 	for _, b := range blocks {
-		hints.view[b.Ref.Prefix] = sight{mode: b.Mode, owner: b.Owner}
+		hints.view[b.Ref.Prefix] = sightOf(b)
 	}
 	hints.viewed = a.now()
 	return nil

@@ -275,46 +275,6 @@ func (a *Agent) rename(ctx context.Context, node ipam.Node, c ipam.Claim) error 
 	return a.write(entry{Op: opHeld, Key: &c.Owner.Key, Claim: &c.Ref, Version: &made.Version})
 }
 
-// adopt takes over a claim that was imported for a sandbox of this node:
-// intent, update, record, as for a claim of our own.
-func (a *Agent) adopt(ctx context.Context, c ipam.Claim) error {
-	leave, err := a.enter(ctx, c.Owner.Key)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if err := a.spaceOf(ctx, ipam.BlockRef{Space: c.Ref.Space}); err != nil {
-		return err
-	}
-	p := place{Space: c.Ref.Space, Addr: c.Ref.Addr, Answer: answer(c.Ref.Addr, ipam.Range{Space: ipam.Space{Name: c.Ref.Space}, Pool: c.Pool})}
-	r := record{Owner: c.Owner, Keep: c.Keep, Places: []place{p}, Since: c.Since}
-	if err := a.write(entry{Op: opIntent, Record: &r}); err != nil {
-		return err
-	}
-	c.Node = a.Node()
-	made, err := a.opts.Store.UpdateClaim(ctx, c)
-	if errors.Is(err, ipam.ErrTaken) {
-		a.opts.Alarm(Alarm{Owner: c.Owner, Reason: "DuplicateAddress", Message: fmt.Sprintf(
-			"%s of space %s was imported for this pod, but Whereabouts has given it to another: delete one of them (%v)", c.Ref.Addr, c.Ref.Space, err)})
-	}
-	if errors.Is(err, ipam.ErrStale) || errors.Is(err, ipam.ErrNotFound) || errors.Is(err, ipam.ErrTaken) {
-		return a.write(entry{Op: opDrop, Key: &c.Owner.Key})
-	}
-	if err != nil {
-		a.wantScan()
-		return unavailable(fmt.Errorf("adopt claim %s: %w", c.Ref, err))
-	}
-	a.mu.Lock()
-	before := a.state.records[c.Owner.Key]
-	whole := record{Owner: c.Owner, Keep: c.Keep, Since: c.Since}
-	if before != nil {
-		whole.Places = append(whole.Places, before.Places...)
-	}
-	p.Claim, p.Want = &made.Version, len(whole.Places)
-	whole.Places = append(whole.Places, p)
-	return a.writeUnlock(entry{Op: opGrant, Record: &whole})
-}
-
 // lostBlock is about a block that the log calls ours and the store doesn't. An
 // empty one is forgotten. One that is in use is leased again; where another has
 // it by now, each address gets a claim of its own, or an alarm.

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,7 +50,7 @@ type sim struct {
 	names []string
 	// live are the sandboxes whose ADD was answered, by node and container.
 	live map[string]*sandbox
-	// asked are sandboxes whose ADD failed and that get their DEL.
+	// failed are sandboxes whose ADD failed and that get their DEL.
 	failed []*sandbox
 	// holders finds who has an address.
 	holders map[ipam.ClaimRef]string
@@ -58,12 +59,38 @@ type sim struct {
 	// nodeHint is how many nodes the store speaks of.
 	nodeHint int
 	last     []string
+	procs    map[string]*process
+	// ghosts are addresses of sandboxes on nodes that were given up for dead:
+	// the wire is asked before another gets one.
+	ghosts map[ipam.ClaimRef]bool
 }
 
 type sandbox struct {
 	node, container string
 	req             ipam.Request
 	addrs           []netip.Addr
+	// key is that of its claim where it was imported, life whose log has it.
+	key      ipam.Key
+	life     ipam.Node
+	imported bool
+	probed   map[netip.Addr]bool
+}
+
+// holder is who has the addresses of a sandbox: those of an IPAMClaim are common
+// to all of its sandboxes.
+func (b *sandbox) holder() string {
+	if b.req.Keep.Kind == ipam.KeepClaim {
+		return b.req.Keep.String()
+	}
+	return b.container
+}
+
+func (b *sandbox) refs() []ipam.ClaimRef {
+	refs := make([]ipam.ClaimRef, len(b.addrs))
+	for i, a := range b.addrs {
+		refs[i] = ipam.ClaimRef{Space: b.req.Wants[i].Ranges[0].Space.Name, Addr: a}
+	}
+	return refs
 }
 
 func newSim(t *testing.T, seed uint64, nodes, nodeHint int) *sim {
@@ -71,6 +98,7 @@ func newSim(t *testing.T, seed uint64, nodes, nodeHint int) *sim {
 		cluster: newCluster(t), chaos: &chaos{Rand: rand.New(rand.NewPCG(seed, 7))},
 		nodeHint: nodeHint,
 		live:     map[string]*sandbox{}, holders: map[ipam.ClaimRef]string{},
+		procs: map[string]*process{}, ghosts: map[ipam.ClaimRef]bool{},
 	}
 	for i := range nodes {
 		name := fmt.Sprint("node", i)
@@ -81,18 +109,31 @@ func newSim(t *testing.T, seed uint64, nodes, nodeHint int) *sim {
 	return s
 }
 
-// restart starts a machine's agent with a way to the store of its own.
+// restart starts a machine's agent with a way to the store of its own; the one
+// before is dead.
 func (s *sim) restart(m *machine) {
 	s.t.Helper()
+	if old := s.procs[m.name]; old != nil {
+		s.chaos.mu.Lock()
+		old.dead = true
+		s.chaos.mu.Unlock()
+		_, _ = m.log.Append(nil) // it notices, and leaves on the disk what it leaves
+	}
 	for {
-		f := &faulty{Store: s.store, chaos: s.chaos, node: m.name, others: s.answerOf, nodes: s.nodeHint}
-		log := &life{memory: m.disk, step: func(string) error { return s.chaos.step(m.name) }}
+		p := &process{node: m.name}
+		f := &faulty{Store: s.store, chaos: s.chaos, proc: p, others: s.answerOf, meanwhile: s.meanwhile, nodes: s.nodeHint}
+		log := &life{
+			memory: m.disk,
+			step:   func(string) error { return s.chaos.step(p) },
+			torn:   func(n int) int { return s.chaos.IntN(n + 1) },
+		}
+		s.procs[m.name] = p
 		a, err := Open(log, m.disk.recovered(), Options{
 			Store: f,
-			Node:  ipam.Node{Name: m.name, UID: "uid-" + m.name, Boot: fmt.Sprintf("%s-boot-%d", m.name, m.boot)},
-			Alive: func(o ipam.Owner, _ string) bool { return !m.dead[o.ContainerID] },
+			Node:  ipam.Node{Name: m.name, UID: m.uid(), Boot: fmt.Sprintf("%s-boot-%d", m.name, m.boot)},
+			Alive: func(o ipam.Owner, _ string) bool { return !m.isDead(o.ContainerID) },
 			Clock: func() time.Duration { return s.now },
-			Alarm: func(a Alarm) { s.t.Errorf("alarm: %+v\n%v", a, s.last) },
+			Alarm: s.alarm,
 		})
 		if errors.Is(err, errDead) {
 			continue
@@ -100,29 +141,83 @@ func (s *sim) restart(m *machine) {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		m.Agent = a
+		m.Agent, log.wait = a, s.meanwhile
 		return
 	}
+}
+
+// alarm is none where somebody else's address is met; all others are a defect.
+func (s *sim) alarm(a Alarm) {
+	if a.Reason != "AddressInUse" && (a.Reason != "DuplicateAddress" || !strings.Contains(a.Message, "Whereabouts")) {
+		s.t.Errorf("alarm: %+v\n%s", a, lines(s.last))
+	}
+}
+
+// meanwhile is what happens in the middle of a request, or while a record is on
+// its way to the disk.
+func (s *sim) meanwhile() {
+	s.chaos.mu.Lock()
+	if s.chaos.inside || s.chaos.odds == 0 || s.chaos.Rand.IntN(25) > 0 {
+		s.chaos.mu.Unlock()
+		return
+	}
+	s.chaos.inside = true
+	s.chaos.mu.Unlock()
+	s.note("meanwhile:")
+	switch n := s.chaos.IntN(100); {
+	case n < 30:
+		s.addOne()
+	case n < 50:
+		s.delOne()
+	case n < 60:
+		s.repeat()
+	case n < 90:
+		s.workOne()
+	case n < 93:
+		s.reboot(s.machine())
+	case n < 95:
+		s.restart(s.machine())
+	default:
+		s.lateOne()
+	}
+	s.note("that was it")
+	s.chaos.mu.Lock()
+	s.chaos.inside = false
+	s.chaos.mu.Unlock()
+}
+
+// bounded is for a call that waits in vain for the one in whose middle it is.
+func (s *sim) bounded() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(s.t.Context(), 30*time.Second)
 }
 
 // answerOf lets a node that was asked for a block answer, mostly.
 func (s *sim) answerOf(node string) {
 	if m := s.nodes[node]; m != nil && s.chaos.IntN(4) > 0 {
-		s.revive(m, m.Answer(s.t.Context()))
+		ctx, cancel := s.bounded()
+		defer cancel()
+		a := m.Agent
+		s.revive(m, a, a.Answer(ctx))
 	}
 }
 
-// revive restarts a machine that was killed.
-func (s *sim) revive(m *machine, err error) {
-	if m.log.Broken() != nil || errors.Is(err, errDead) {
-		s.restart(m)
+// revive restarts a machine whose agent was killed; false if nobody has heard
+// what it answered.
+func (s *sim) revive(m *machine, a *Agent, err error) bool {
+	if m.Agent != a {
+		return false
 	}
+	if a.log.Broken() != nil || errors.Is(err, errDead) {
+		s.restart(m)
+		return false
+	}
+	return true
 }
 
 func (s *sim) machine() *machine { return s.nodes[s.names[s.chaos.IntN(len(s.names))]] }
 
 func (s *sim) note(format string, args ...any) {
-	if s.last = append(s.last, fmt.Sprintf(format, args...)); len(s.last) > 60 {
+	if s.last = append(s.last, fmt.Sprintf(format, args...)); len(s.last) > 200 {
 		s.last = s.last[1:]
 	}
 }
@@ -143,6 +238,14 @@ func (s *sim) step() {
 		s.chaos.killed, s.chaos.in = s.machine().name, s.chaos.IntN(12)
 	case n < 935:
 		s.reboot(s.machine())
+	case n < 937:
+		s.loseLog(s.machine())
+	case n < 939:
+		s.fence(s.machine())
+	case n < 942:
+		s.rename(s.machine())
+	case n < 947:
+		s.importOne()
 	case n < 960:
 		s.replayOne(s.machine())
 	case n < 985:
@@ -173,6 +276,8 @@ func (s *sim) request() ipam.Request {
 		set := r.Wants[0].Ranges[0].Usable
 		r.Wants[0].Addr, _ = set.Nth(iprange.From64(s.chaos.Uint64N(min(set.Count().Uint64(), 300))))
 	case 1:
+		r.Keep = ipam.Keeper{Kind: ipam.KeepClaim, Namespace: "default", Name: fmt.Sprint("vm-", s.chaos.IntN(4)), UID: "u", Network: "lan", IfName: "net1"}
+	case 2:
 		r.Keep = ipam.Keeper{Kind: ipam.KeepPod, Namespace: "default", Name: fmt.Sprint("web-", s.chaos.IntN(4)), Network: "lan", IfName: "net1"}
 	}
 	return r
@@ -186,30 +291,46 @@ func (s *sim) addOne() {
 }
 
 func (s *sim) add(m *machine, b *sandbox) {
-	boot := m.boot
-	got, err := m.Allocate(s.t.Context(), b.req)
+	ctx, cancel := s.bounded()
+	defer cancel()
+	b.probed, b.key = map[netip.Addr]bool{}, b.req.Owner.Key
+	b.req.Probe = func(_ context.Context, a netip.Addr) error {
+		b.probed[a] = true
+		if s.chaos.odds > 0 && s.chaos.IntN(50) == 0 {
+			return ipam.ErrConflict
+		}
+		return nil
+	}
+	a := m.Agent
+	b.life = a.Node()
+	got, err := a.Allocate(ctx, b.req)
 	s.note("%s ADD %s %s: %v %v", m.name, b.container, b.req.Wants[0].Ranges[0].Text, addrsOf(got), err)
-	s.revive(m, err)
-	if err != nil {
+	if heard := s.revive(m, a, err); err != nil || !heard {
 		s.failed = append(s.failed, b)
 		return
 	}
-	if m.boot != boot {
-		return
-	}
 	b.addrs = addrsOf(got)
-	for i, a := range b.addrs {
-		ref := ipam.ClaimRef{Space: b.req.Wants[i].Ranges[0].Space.Name, Addr: a}
-		if other := s.holders[ref]; other != "" {
-			s.t.Fatalf("DUPLICATE: %s was given to %s and has %s\n%s", ref, b.container, other, lines(s.last))
-		}
-		if w := b.req.Wants[i]; !w.Ranges[0].Usable.Contains(a) || w.Addr.IsValid() && w.Addr != a {
-			s.t.Fatalf("%s is not what %s asked for: %+v", a, b.container, w)
-		}
-		s.holders[ref] = b.container
-	}
 	s.granted++
 	s.live[b.container] = b
+	for i, ref := range b.refs() {
+		s.hold(b, ref)
+		if w := b.req.Wants[i]; !w.Ranges[0].Usable.Contains(ref.Addr) || w.Addr.IsValid() && w.Addr != ref.Addr {
+			s.t.Fatalf("%s is not what %s asked for: %+v", ref, b.container, w)
+		}
+		if s.ghosts[ref] && !b.probed[ref.Addr] {
+			s.t.Fatalf("%s was given to %s, and nobody asked whether a sandbox of a dead node still has it\n%s", ref, b.container, lines(s.last))
+		}
+		delete(s.ghosts, ref)
+	}
+}
+
+// hold notes who has an address; nobody else may.
+func (s *sim) hold(b *sandbox, ref ipam.ClaimRef) {
+	s.t.Helper()
+	if other := s.holders[ref]; other != "" && (other != b.holder() || b.req.Keep.Kind != ipam.KeepClaim) {
+		s.t.Fatalf("DUPLICATE: %s was given to %s and %s has it\n%s", ref, b.container, other, lines(s.last))
+	}
+	s.holders[ref] = b.holder()
 }
 
 func addrsOf(got []ipam.Address) []netip.Addr {
@@ -239,10 +360,16 @@ func (s *sim) pick() *sandbox {
 
 // forget is the moment at which the runtime takes a sandbox away.
 func (s *sim) forget(b *sandbox) {
-	for i, a := range b.addrs {
-		delete(s.holders, ipam.ClaimRef{Space: b.req.Wants[i].Ranges[0].Space.Name, Addr: a})
-	}
 	delete(s.live, b.container)
+	for _, ref := range b.refs() {
+		shared := false
+		for _, other := range s.live {
+			shared = shared || slices.Contains(other.refs(), ref)
+		}
+		if !shared {
+			delete(s.holders, ref)
+		}
+	}
 }
 
 func (s *sim) delOne() {
@@ -255,12 +382,14 @@ func (s *sim) delOne() {
 	}
 	m := s.nodes[b.node]
 	s.forget(b)
-	m.dead[b.container] = s.chaos.IntN(3) > 0 // its namespace goes before or after
-	err := m.Release(s.t.Context(), b.req.Owner.Key)
+	m.bury(b.container, s.chaos.IntN(3) > 0) // its namespace goes before or after
+	ctx, cancel := s.bounded()
+	defer cancel()
+	a := m.Agent
+	err := a.Release(ctx, b.req.Owner.Key)
 	s.note("%s DEL %s: %v", m.name, b.container, err)
-	m.dead[b.container] = true
-	s.revive(m, err)
-	if err != nil {
+	m.bury(b.container, true)
+	if heard := s.revive(m, a, err); err != nil || !heard {
 		s.failed = append(s.failed, b)
 	}
 }
@@ -272,10 +401,21 @@ func (s *sim) repeat() {
 		return
 	}
 	m := s.nodes[b.node]
-	got, err := m.Allocate(s.t.Context(), b.req)
-	s.revive(m, err)
-	if err == nil && !slices.Equal(addrsOf(got), b.addrs) {
+	if b.imported || !b.life.Same(m.Node()) {
+		return // nobody knows of it
+	}
+	ctx, cancel := s.bounded()
+	defer cancel()
+	a := m.Agent
+	got, err := a.Allocate(ctx, b.req)
+	s.note("%s ADD %s again: %v %v", m.name, b.container, addrsOf(got), err)
+	switch heard := s.revive(m, a, err); {
+	case s.live[b.container] != b || !heard: // a DEL or the end came in between
+	case err == nil && !slices.Equal(addrsOf(got), b.addrs):
 		s.t.Fatalf("%s had %v and gets %v now\n%s", b.container, b.addrs, addrsOf(got), lines(s.last))
+	case err != nil && b.req.Keep.Kind == ipam.KeepClaim:
+		s.forget(b) // the runtime ends it
+		s.failed = append(s.failed, b)
 	}
 }
 
@@ -294,23 +434,30 @@ func (s *sim) workOne() {
 		{"scan", m.Scan},
 		{"mirror", m.Mirror},
 	}
-	w := works[s.chaos.IntN(len(works))]
-	err := w.do(s.t.Context())
+	ctx, cancel := s.bounded()
+	defer cancel()
+	a, w := m.Agent, works[s.chaos.IntN(len(works))]
+	err := w.do(ctx)
 	s.note("%s %s: %v", m.name, w.name, err)
-	s.revive(m, err)
+	s.revive(m, a, err)
 }
 
 func (s *sim) reboot(m *machine) {
 	s.note("%s reboots", m.name)
+	s.off(m)
+	m.boot++
+	s.restart(m)
+}
+
+// off ends all sandboxes of a machine.
+func (s *sim) off(m *machine) {
 	for _, b := range slices.Collect(maps.Values(s.live)) {
 		if b.node == m.name {
 			s.forget(b)
-			m.dead[b.container] = true
+			m.bury(b.container, true)
 		}
 	}
 	s.failed = slices.DeleteFunc(s.failed, func(b *sandbox) bool { return b.node == m.name && s.chaos.IntN(2) == 0 })
-	m.boot++
-	s.restart(m)
 }
 
 // replayOne restarts an agent that was not killed: what it reads from its log
@@ -345,7 +492,7 @@ func (s *sim) replayOne(m *machine) {
 		}
 		m.mu.Unlock()
 		if err != nil {
-			s.revive(m, err)
+			s.revive(m, m.Agent, err)
 			return
 		}
 	}
@@ -382,59 +529,22 @@ func (s *sim) lateOne() {
 func (s *sim) protected() {
 	s.t.Helper()
 	for _, b := range s.live {
-		node := s.nodes[b.node].Node()
 		for i, a := range b.addrs {
 			sp := b.req.Wants[i].Ranges[0].Space
 			block, err := s.store.GetBlock(s.t.Context(), ipam.BlockRef{Space: sp.Name, Prefix: sp.Grid.Block(a)})
-			if err == nil && block.Mode == ipam.Leased && block.Owner.Same(node) {
+			if err == nil && block.Mode == ipam.Leased && block.Owner.Same(b.life) {
 				continue
 			}
 			c, err := s.store.GetClaim(s.t.Context(), ipam.ClaimRef{Space: sp.Name, Addr: a})
-			if err != nil || c.Owner.Key != b.req.Owner.Key {
+			own := c.Owner.Key == b.key && c.State == ipam.Bound
+			if b.req.Keep.Kind == ipam.KeepClaim {
+				own = c.Keep == b.req.Keep && c.State != ipam.Cooling
+			}
+			if err != nil || !own {
 				s.t.Fatalf("UNPROTECTED: %s of %s on %s: block %+v, claim %+v %v\n%s", a, b.container, b.node, block, c, err, lines(s.last))
 			}
 		}
 	}
-}
-
-// finish ends all faults and sandboxes; then nothing may be left.
-func (s *sim) finish() {
-	s.t.Helper()
-	s.chaos.odds, s.chaos.killed = 0, ""
-	for _, do := range s.chaos.late {
-		do()
-	}
-	s.chaos.late = nil
-	for len(s.live)+len(s.failed) > 0 {
-		s.delOne()
-	}
-	for range 8 {
-		s.now += 2 * time.Minute
-		s.settle(2)
-	}
-	blocks, claims := s.store.All()
-	for _, c := range claims {
-		if c.State != ipam.Kept {
-			s.t.Errorf("LEAKED claim: %+v", c)
-		}
-	}
-	leased := map[string]int{}
-	for _, b := range blocks {
-		if b.Mode == ipam.Leased {
-			leased[b.Owner.Name+" "+b.Ref.Space]++
-		}
-	}
-	for _, m := range s.nodes {
-		if n := len(m.state.records) + len(m.state.intents) + len(m.state.cooling) + len(m.reserved); n > 0 {
-			s.t.Errorf("%s still has %d records", m.name, n)
-		}
-		for ref, b := range m.state.blocks {
-			if !b.block.IsEmpty() {
-				s.t.Errorf("%s: block %s isn't empty", m.name, ref)
-			}
-		}
-	}
-	s.t.Logf("%d granted; leased blocks left: %v; shared for ever: %d", s.granted, leased, len(blocks)-sum(leased))
 }
 
 func sum(m map[string]int) (n int) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,9 +29,26 @@ type machine struct {
 	c      *cluster
 	name   string
 	boot   int
+	uids   int // of its Node object
 	disk   *memory
+	deadMu sync.Mutex
 	dead   map[string]bool // sandboxes whose namespace is gone
 	alarms []Alarm
+}
+
+func (m *machine) uid() string { return fmt.Sprintf("uid-%s-%d", m.name, m.uids) }
+
+// bury says whether a sandbox's namespace is gone.
+func (m *machine) bury(container string, dead bool) {
+	m.deadMu.Lock()
+	defer m.deadMu.Unlock()
+	m.dead[container] = dead
+}
+
+func (m *machine) isDead(container string) bool {
+	m.deadMu.Lock()
+	defer m.deadMu.Unlock()
+	return m.dead[container]
 }
 
 func newCluster(t testing.TB) *cluster {
@@ -60,8 +78,8 @@ func (m *machine) startOn(store ipam.Store, step func(string) error) {
 	log := &life{memory: m.disk, step: step}
 	a, err := Open(log, m.disk.recovered(), Options{
 		Store: store,
-		Node:  ipam.Node{Name: m.name, UID: "uid-" + m.name, Boot: fmt.Sprintf("%s-boot-%d", m.name, m.boot)},
-		Alive: func(o ipam.Owner, _ string) bool { return !m.dead[o.ContainerID] },
+		Node:  ipam.Node{Name: m.name, UID: m.uid(), Boot: fmt.Sprintf("%s-boot-%d", m.name, m.boot)},
+		Alive: func(o ipam.Owner, _ string) bool { return !m.isDead(o.ContainerID) },
 		Alarm: func(a Alarm) { m.alarms = append(m.alarms, a) },
 		Clock: func() time.Duration { return m.c.now }, Asked: m.c.bell,
 	})
