@@ -73,7 +73,6 @@ type sandbox struct {
 	key      ipam.Key
 	life     ipam.Node
 	imported bool
-	probed   map[netip.Addr]bool
 }
 
 // holder is who has the addresses of a sandbox: those of an IPAMClaim are common
@@ -293,11 +292,13 @@ func (s *sim) addOne() {
 func (s *sim) add(m *machine, b *sandbox) {
 	ctx, cancel := s.bounded()
 	defer cancel()
-	b.probed, b.key = map[netip.Addr]bool{}, b.req.Owner.Key
+	b.key = b.req.Owner.Key
 	b.req.Probe = func(_ context.Context, a netip.Addr) error {
-		b.probed[a] = true
 		if s.chaos.odds > 0 && s.chaos.IntN(50) == 0 {
 			return ipam.ErrConflict
+		}
+		for _, w := range b.req.Wants {
+			delete(s.ghosts, ipam.ClaimRef{Space: w.Ranges[0].Space.Name, Addr: a})
 		}
 		return nil
 	}
@@ -317,10 +318,9 @@ func (s *sim) add(m *machine, b *sandbox) {
 		if w := b.req.Wants[i]; !w.Ranges[0].Usable.Contains(ref.Addr) || w.Addr.IsValid() && w.Addr != ref.Addr {
 			s.t.Fatalf("%s is not what %s asked for: %+v", ref, b.container, w)
 		}
-		if s.ghosts[ref] && !b.probed[ref.Addr] {
+		if s.ghosts[ref] {
 			s.t.Fatalf("%s was given to %s, and nobody asked whether a sandbox of a dead node still has it\n%s", ref, b.container, lines(s.last))
 		}
-		delete(s.ghosts, ref)
 	}
 }
 
