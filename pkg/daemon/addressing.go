@@ -160,7 +160,23 @@ func (a *addressing) start(ctx context.Context, group *errgroup.Group) {
 	a.run(ctx, group)
 	if a.agent != nil {
 		group.Go(func() error { a.agent.Run(ctx); return nil })
+		group.Go(func() error { return a.watchLog(ctx) })
 	}
+}
+
+// brokenEvery is how often it is looked whether the log can still be used.
+const brokenEvery = 5 * time.Second
+
+// watchLog is an error when the log can't be used any more, which ends the
+// daemon: each DEL would fail until it is started again and reads what the disk
+// has of the log.
+func (a *addressing) watchLog(ctx context.Context) error {
+	for waited(ctx, brokenEvery) {
+		if err := a.agent.Broken(); err != nil {
+			return fmt.Errorf("the daemon ends, to be started anew: %w", err)
+		}
+	}
+	return nil
 }
 
 // end closes the log, after the last request.

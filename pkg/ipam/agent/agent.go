@@ -288,8 +288,9 @@ func (a *Agent) compact() {
 	a.snapped = int64(len(data))
 }
 
-// Ready is nil, or says in words why Allocate can't work.
-func (a *Agent) Ready() error {
+// Broken is nil, or says why nothing can be given out or back until the agent
+// is opened anew.
+func (a *Agent) Broken() error {
 	a.mu.Lock()
 	failed := a.failed
 	a.mu.Unlock()
@@ -298,6 +299,14 @@ func (a *Agent) Ready() error {
 	}
 	if err := a.log.Broken(); err != nil {
 		return fmt.Errorf("%w: the IPAM's log: %w", ipam.ErrNotReady, err)
+	}
+	return nil
+}
+
+// Ready is nil, or says in words why Allocate can't work.
+func (a *Agent) Ready() error {
+	if err := a.Broken(); err != nil {
+		return err
 	}
 	return a.opts.MayAllocate()
 }
