@@ -310,6 +310,32 @@ func TestLostLogLeavesBlocksAlone(t *testing.T) {
 	}
 }
 
+// A block was to be shared once, and wasn't: the claim that was made then for a
+// pod that has gone since is no duplicate of the pod that has its address now.
+func TestSecondTryToShareABlock(t *testing.T) {
+	c := newCluster(t)
+	m := c.node("a")
+	first := m.add("old", "10.0.0.0/16")[0]
+	ref := ipam.ClaimRef{Space: "default", Addr: first}
+	if _, err := c.store.CreateClaim(t.Context(), ipam.Claim{Ref: ref, State: ipam.Bound, Node: m.Node(), Owner: request(t, "old").Owner}); err != nil {
+		t.Fatal(err)
+	}
+	m.del("old")
+	c.now += 2 * ipam.DefaultCooldown
+	r := request(t, "new", "10.0.0.0/16")
+	r.Wants[0].Addr = first
+	m.ask(r)
+	if err := m.Demote(t.Context(), ipam.BlockRef{Space: "default", Prefix: iprange.DefaultGrid().Block(first)}); err != nil {
+		t.Error(err)
+	}
+	if len(m.alarms) > 0 {
+		t.Errorf("alarms: %+v", m.alarms)
+	}
+	if claim, err := c.store.GetClaim(t.Context(), ref); err != nil || claim.Owner.ContainerID != "new" {
+		t.Errorf("claim: %+v, %v", claim, err)
+	}
+}
+
 func TestEmptyBlockIsReturned(t *testing.T) {
 	c := newCluster(t)
 	m := c.node("a")

@@ -140,7 +140,7 @@ func (a *Agent) claimFor(ctx context.Context, c ipam.Claim) error {
 		switch {
 		case err == nil && c.State == ipam.Cooling:
 			return nil // it cools there already
-		case err == nil && made.State == ipam.Cooling:
+		case err == nil && (made.State == ipam.Cooling || a.isLeftover(made)):
 			// Of one that had the address before, here or on a dead node that
 			// had half shared the block. In a leased block nobody else takes it.
 			c.Version = made.Version
@@ -158,6 +158,15 @@ func (a *Agent) claimFor(ctx context.Context, c ipam.Claim) error {
 		return unavailable(fmt.Errorf("claim %s: %w", c.Ref, err))
 	}
 	return a.noteClaim(c, made.Version)
+}
+
+// isLeftover says that a claim is of this log and no record speaks of it: it was
+// made when the block was to be shared before, and its owner is released.
+func (a *Agent) isLeftover(c ipam.Claim) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := a.state.records[c.Owner.Key]
+	return c.Node.Log == a.state.node.Log && (r == nil || !r.has(c.Ref)) && !a.intended(c.Ref)
 }
 
 // noteClaim logs a claim that was made for an address of a block; the address
