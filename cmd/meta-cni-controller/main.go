@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -92,14 +93,15 @@ func run(ctx context.Context, args []string) error {
 	return controller.Run(ctx, o)
 }
 
-// identity in the Lease: the pod's name, which is the host's name in a pod, and
-// the process's number for those that run outside of one.
+// identity in the Lease is of this process alone: in the network of the host, two
+// pods on one node have one host name and, each for itself, process number 1,
+// and both would take the Lease for their own.
 func identity() (string, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		return "", fmt.Errorf("the host's name is needed to lead: %w", err)
 	}
-	return fmt.Sprintf("%s-%d", host, os.Getpid()), nil
+	return host + "_" + rand.Text(), nil
 }
 
 func version() string {

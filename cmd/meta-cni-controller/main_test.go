@@ -40,3 +40,14 @@ func TestCommand(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestIdentity: two pods on one node must not both hold the Lease.
+func TestIdentity(t *testing.T) {
+	one, err := identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other, err := identity(); err != nil || other == one {
+		t.Errorf("%s, %s, %v", one, other, err)
+	}
+}

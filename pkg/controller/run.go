@@ -36,7 +36,7 @@ type Options struct {
 	// Config and HTTP are the connection to the API server.
 	Config *rest.Config
 	HTTP   *http.Client
-	// Identity in the Lease: the pod's name.
+	// Identity in the Lease, of this process alone.
 	Identity string
 	// Period between two passes; 30 s if it is zero.
 	Period time.Duration
