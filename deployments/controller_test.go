@@ -9,6 +9,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
 
 	"github.com/meta-cni/meta-cni/pkg/controller"
@@ -64,6 +65,10 @@ func TestController(t *testing.T) {
 	c := pod.Containers[0]
 	if diff := cmp.Diff([]string{"/opt/meta-cni/meta-cni-controller", "run"}, append(c.Command, c.Args...)); diff != "" {
 		t.Errorf("command (-want +got):\n%s", diff)
+	}
+	soft, err := resource.ParseQuantity(strings.TrimSuffix(c.Env[0].Value, "B"))
+	if err != nil || c.Env[0].Name != "GOMEMLIMIT" || soft.Cmp(*c.Resources.Limits.Memory()) >= 0 {
+		t.Errorf("%+v with limit %s: %v", c.Env, c.Resources.Limits.Memory(), err)
 	}
 	s := c.SecurityContext
 	if *s.Privileged || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || len(s.Capabilities.Add) > 0 {
