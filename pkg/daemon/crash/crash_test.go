@@ -236,7 +236,7 @@ func report(t *testing.T, names []string, hits map[string]int) {
 // elsewhere are steps that this test's ADD and DEL don't pass; the tests of
 // their own packages do.
 func elsewhere(name string) bool {
-	return slices.ContainsFunc([]string{"kube-", "install-", "wal.", "dir."}, func(prefix string) bool {
+	return slices.ContainsFunc([]string{"kube-", "install-", "wal.", "dir.", "ipam-pools-", "reservation-", "whereabouts-"}, func(prefix string) bool {
 		return strings.HasPrefix(name, prefix)
 	})
 }
