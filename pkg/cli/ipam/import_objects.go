@@ -96,7 +96,7 @@ type importFinding struct {
 }
 
 func importView(p whereabouts.Plan, w whereabouts.Wanted, f importFlags) imported {
-	out := imported{Spaces: []string{}, Blocks: []importedBlock{}, Claims: []*claimView{}, Findings: []importFinding{}, Wanted: len(w.Claims), Next: nextSteps(w, f, f.apply || p.Claims() == 0)}
+	out := imported{Spaces: []string{}, Blocks: []importedBlock{}, Claims: []*claimView{}, Findings: []importFinding{}, Wanted: len(w.Claims)}
 	for _, sp := range p.Spaces {
 		out.Spaces = append(out.Spaces, sp.Space.Name)
 		for _, b := range sp.Blocks {
@@ -109,6 +109,7 @@ func importView(p whereabouts.Plan, w whereabouts.Wanted, f importFlags) importe
 		}
 	}
 	out.add(p.Findings)
+	out.Next = nextSteps(w, f, f.apply || len(out.Claims)+len(out.Blocks) == 0)
 	return out
 }
 
@@ -144,7 +145,8 @@ func nextSteps(w whereabouts.Wanted, f importFlags, done bool) []string {
 		return []string{
 			"run this again until it makes nothing",
 			answerAsWhereabouts + "; its roll-out moves one node after the other",
-			"run this once more when the roll-out is done, then remove Whereabouts, then set whereabouts: false: kubectl edit addressspaces " + spaceNames(w),
+			"run this once more when the roll-out is done; then no pod asks Whereabouts any more",
+			"set whereabouts: false (kubectl edit addressspaces " + spaceNames(w) + ") and restart meta-cni-controller; six minutes later, when every meta-cnid has seen it, remove Whereabouts and its CustomResourceDefinitions: before, an ADD needs its reservations",
 		}
 	}
 	return []string{
@@ -168,7 +170,7 @@ func (e *env) printImport(i imported, f importFlags) error {
 	}
 	fmt.Fprintln(e.Out)
 	switch {
-	case !f.apply && len(i.Claims) == 0:
+	case !f.apply && len(i.Claims)+len(i.Blocks) == 0:
 		fmt.Fprintf(e.Out, "nothing is left to be made: %d claims are there\n", i.Wanted)
 	case !f.apply:
 		fmt.Fprintf(e.Out, "%d of %d claims are to be made; nothing was changed (no --apply)\n", len(i.Claims), i.Wanted)

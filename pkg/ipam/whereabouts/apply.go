@@ -74,7 +74,7 @@ func ensureSpace(ctx context.Context, store ipam.Store, want ipam.Space) error {
 		return fmt.Errorf("address space %s has blocks of /%d and /%d, the plan /%d and /%d: plan again with the space as it is", want.Name, have.Grid.V4, have.Grid.V6, want.Grid.V4, want.Grid.V6)
 	}
 	if want.Whereabouts && !have.Whereabouts {
-		return fmt.Errorf("address space %s exists without whereabouts: true: set it first, or stop Whereabouts and take over without it", want.Name)
+		return fmt.Errorf("address space %s exists without whereabouts: true: set it, wait six minutes until every meta-cnid has seen it, and run this again; or stop Whereabouts and take over without it", want.Name)
 	}
 	return nil
 }

@@ -159,6 +159,18 @@ func (f fakeStore) SpaceClaims(ctx context.Context, space string, within iprange
 	return all, err
 }
 
+func (f fakeStore) SpaceBlocks(ctx context.Context, space string, within iprange.Set) (all []ipam.Block, err error) {
+	err = f.call(ctx, "list blocks", func() error {
+		for ref, b := range f.blocks {
+			if ref.Space == space && within.Overlaps(iprange.SetOf(iprange.OfPrefix(ref.Prefix))) {
+				all = append(all, b)
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
 func (f fakeStore) Taken(ctx context.Context, space string, within iprange.Set) (map[netip.Addr]bool, error) {
 	claims, err := f.SpaceClaims(ctx, space, within)
 	taken := map[netip.Addr]bool{}

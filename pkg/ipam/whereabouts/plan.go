@@ -43,7 +43,8 @@ type BlockPlan struct {
 	Claims []ipam.Claim
 }
 
-// Observe reads which of the wanted objects exist. It changes nothing.
+// Observe reads which of the wanted objects exist and, where Whereabouts goes on
+// allocating, which blocks are leased. It changes nothing.
 func Observe(ctx context.Context, store ipam.Store, w Wanted) (Existing, error) {
 	have := Existing{Blocks: map[ipam.BlockRef]ipam.Block{}, Claims: map[ipam.ClaimRef]ipam.Claim{}}
 	for _, as := range w.Spaces {
@@ -72,8 +73,28 @@ func Observe(ctx context.Context, store ipam.Store, w Wanted) (Existing, error) 
 		for _, c := range claims {
 			have.Claims[c.Ref] = c
 		}
+		if err := have.observeLeased(ctx, store, as); err != nil {
+			return Existing{}, err
+		}
 	}
 	return have, nil
+}
+
+// observeLeased adds the leased blocks of a space beside Whereabouts.
+func (e Existing) observeLeased(ctx context.Context, store ipam.Store, as ipam.Space) error {
+	if !as.Whereabouts {
+		return nil
+	}
+	blocks, err := store.SpaceBlocks(ctx, as.Name, everything())
+	if err != nil {
+		return fmt.Errorf("read the blocks of space %s: %w", as.Name, err)
+	}
+	for _, b := range blocks {
+		if b.Mode == ipam.Leased {
+			e.Blocks[b.Ref] = b
+		}
+	}
+	return nil
 }
 
 // Plan compares. It does no I/O.
@@ -85,6 +106,9 @@ func (w Wanted) Plan(have Existing) Plan {
 			if c.Ref.Space == as.Name {
 				p.add(&sp, c, have)
 			}
+		}
+		if as.Whereabouts {
+			p.shareLeased(&sp, have)
 		}
 		p.Spaces = append(p.Spaces, sp)
 	}
@@ -112,6 +136,24 @@ func (p *Plan) add(sp *SpacePlan, c ipam.Claim, have Existing) {
 	}
 	last := &sp.Blocks[len(sp.Blocks)-1]
 	last.Claims = append(last.Claims, c)
+}
+
+// shareLeased enters the other leased blocks of a space beside Whereabouts: it
+// knows nothing of them and gives their addresses away too.
+func (p *Plan) shareLeased(sp *SpacePlan, have Existing) {
+	var leased []ipam.Block
+	for ref, b := range have.Blocks {
+		planned := slices.ContainsFunc(sp.Blocks, func(bp BlockPlan) bool { return bp.Ref == ref })
+		if ref.Space == sp.Space.Name && b.Mode == ipam.Leased && !planned {
+			leased = append(leased, b)
+		}
+	}
+	slices.SortFunc(leased, func(a, b ipam.Block) int { return a.Ref.Prefix.Addr().Compare(b.Ref.Prefix.Addr()) })
+	for _, b := range leased {
+		sp.Blocks = append(sp.Blocks, BlockPlan{Ref: b.Ref, Lessee: b.Owner})
+		p.Findings = append(p.Findings, Finding{FindingBlocked, fmt.Sprintf(
+			"block %s is leased by node %s, and Whereabouts may give its addresses away too; it is to be shared", b.Ref, orNone(b.Owner.Name))})
+	}
 }
 
 func taken(want, found ipam.Claim) Finding {

@@ -245,7 +245,7 @@ func TestApplyStops(t *testing.T) {
 			other.Grid.V4 = 24
 			w.spaces[as.Name] = other
 		}, false, "address space default has blocks of /24 and /122, the plan /26 and /122: plan again with the space as it is"},
-		{"not beside", func(w *world) { w.spaces[as.Name] = as }, true, "address space default exists without whereabouts: true: set it first, or stop Whereabouts and take over without it"},
+		{"not beside", func(w *world) { w.spaces[as.Name] = as }, true, "address space default exists without whereabouts: true: set it, wait six minutes until every meta-cnid has seen it, and run this again; or stop Whereabouts and take over without it"},
 		{"a node that doesn't answer", func(w *world) {
 			w.blocks[block] = ipam.Block{Ref: block, Mode: ipam.Leased, Owner: ipam.Node{Name: "n1"}}
 		}, false, "block default.10.0.0.0-26 is still leased by node n1: is meta-cnid running there? Run this again: context deadline exceeded"},
