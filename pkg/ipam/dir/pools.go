@@ -49,8 +49,12 @@ func (p Pools) Pool(ctx context.Context, name, namespace string) (ipam.Pool, err
 	if !ok {
 		return ipam.Pool{}, fmt.Errorf("IPPool %s: %w in %s; there are: %q", name, ipam.ErrNoPool, p.Dir, slices.Sorted(maps.Keys(pools)))
 	}
-	if why, err := p.refuses(found.spec, namespace); why != "" || err != nil {
-		return ipam.Pool{}, errors.Join(fmt.Errorf("IPPool %s: %w here: %s", name, ipam.ErrNoPool, why), err)
+	why, err := p.refuses(found.spec, namespace)
+	if err != nil {
+		return ipam.Pool{}, fmt.Errorf("IPPool %s: %w", name, err)
+	}
+	if why != "" {
+		return ipam.Pool{}, fmt.Errorf("IPPool %s: %w here: %s", name, ipam.ErrNoPool, why)
 	}
 	return found.pool, nil
 }

@@ -127,6 +127,20 @@ func TestPoolSelectors(t *testing.T) {
 	}
 }
 
+// TestWrongSelector: a pool that can't be judged isn't one that is not for this
+// node, beside which another would do.
+func TestWrongSelector(t *testing.T) {
+	p := newPools(t, map[string]string{"a.yaml": `
+apiVersion: meta-cni.io/v1alpha1
+kind: IPPool
+metadata: {name: a}
+spec: {ranges: [{range: 192.0.2.0/24}], nodeSelector: {matchExpressions: [{key: zone, operator: Near}]}}
+`})
+	if _, err := p.Pool(t.Context(), "a", "default"); err == nil || errors.Is(err, ipam.ErrNoPool) || !strings.Contains(err.Error(), "Near") {
+		t.Error(err)
+	}
+}
+
 // TestWrongPools names the file and what is wrong in it.
 func TestWrongPools(t *testing.T) {
 	for _, c := range []struct{ name, old, new, want string }{
