@@ -21,6 +21,17 @@ func (a *Agent) adopt(ctx context.Context, c ipam.Claim) error {
 	if err := a.spaceOf(ctx, ipam.BlockRef{Space: c.Ref.Space}); err != nil {
 		return err
 	}
+	// The list may be old: the sandbox may have come and gone since.
+	found, err := a.opts.Store.GetClaim(ctx, c.Ref)
+	switch {
+	case errors.Is(err, ipam.ErrNotFound):
+		return nil
+	case err != nil:
+		return unavailable(fmt.Errorf("adopt claim %s: %w", c.Ref, err))
+	case found.Node.Log != "" || found.Owner.Key != c.Owner.Key:
+		return nil
+	}
+	c = found
 	if known, err := a.noteImported(c); !known || err != nil {
 		return err
 	}

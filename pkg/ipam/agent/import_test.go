@@ -52,3 +52,27 @@ func TestAdoptionWithoutReply(t *testing.T) {
 		})
 	}
 }
+
+// A list that is old shows an imported claim whose sandbox has gone since and
+// whose address another has: it is left alone.
+func TestOldListOfImportedClaims(t *testing.T) {
+	c := newCluster(t)
+	m := c.node("a")
+	m.add("x", "10.0.0.0/28") // makes the space and the block
+	ref := ipam.ClaimRef{Space: "default", Addr: addr("10.0.0.5")}
+	old := ipam.Claim{Ref: ref, State: ipam.Bound, Node: ipam.Node{Name: "a"}, Owner: request(t, "old").Owner}
+	now := old
+	now.Node, now.Owner = c.node("b").Node(), request(t, "new").Owner
+	if _, err := c.store.CreateClaim(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.adopt(t.Context(), old); err != nil {
+		t.Error(err)
+	}
+	if held := m.Held(old.Owner.Key); len(held) > 0 {
+		t.Errorf("a sandbox that is gone has %v", held)
+	}
+	if err := m.Scan(t.Context()); err != nil || len(m.alarms) > 0 {
+		t.Errorf("scan: %v, alarms %+v", err, m.alarms)
+	}
+}
