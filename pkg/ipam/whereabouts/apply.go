@@ -126,20 +126,34 @@ func (a *Applied) shareOwnerless(ctx context.Context, store ipam.Store, block ip
 func awaitShared(ctx context.Context, store ipam.Store, ref ipam.BlockRef) error {
 	timer := time.NewTicker(pollInterval)
 	defer timer.Stop()
+	var owner string
 	for {
 		block, err := store.GetBlock(ctx, ref)
-		if err != nil {
+		switch {
+		case err != nil && owner != "" && ends(ctx):
+			return stillLeased(ref, owner, err) // a client's rate limit refuses what would come too late
+		case err != nil:
 			return fmt.Errorf("read block %s: %w", ref, err)
-		}
-		if block.Mode == ipam.Shared {
+		case block.Mode == ipam.Shared:
 			return nil
 		}
+		owner = orNone(block.Owner.Name)
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("block %s is still leased by node %s: is meta-cnid running there? Run this again: %w", ref, block.Owner.Name, ctx.Err())
+			return stillLeased(ref, owner, ctx.Err())
 		case <-timer.C:
 		}
 	}
+}
+
+// ends says that ctx has ended or does so before the next look.
+func ends(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && time.Until(deadline) < pollInterval
+}
+
+func stillLeased(ref ipam.BlockRef, owner string, err error) error {
+	return fmt.Errorf("block %s is still leased by node %s: is meta-cnid running there? Run this again: %w", ref, owner, err)
 }
 
 // claims makes the claims, or finds that they are there.

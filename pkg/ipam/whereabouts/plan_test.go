@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -266,6 +267,29 @@ func TestApplyStops(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestTheLastLook: a client that knows that its answer would come too late
+// refuses to ask; what is told is the block all the same.
+func TestTheLastLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := ipam.BlockRef{Space: ipam.DefaultSpace, Prefix: netip.MustParsePrefix("10.0.0.0/26")}
+		w := newWorld()
+		w.blocks[block] = ipam.Block{Ref: block, Mode: ipam.Leased, Owner: ipam.Node{Name: "n1"}}
+		looks := 0
+		w.gate = func(_ context.Context, _ string, do func() error) error {
+			if looks++; looks > 1 {
+				return errLost
+			}
+			return do()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), pollInterval+pollInterval/2)
+		defer cancel()
+		err := awaitShared(ctx, fakeStore{world: w}, block)
+		if err == nil || !strings.Contains(err.Error(), "still leased by node n1") || !errors.Is(err, errLost) {
+			t.Error(err)
+		}
+	})
 }
 
 func TestABlockOfNobodyIsShared(t *testing.T) {
