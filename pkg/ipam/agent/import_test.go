@@ -58,7 +58,7 @@ func TestAdoptionWithoutReply(t *testing.T) {
 func TestOldListOfImportedClaims(t *testing.T) {
 	c := newCluster(t)
 	m := c.node("a")
-	m.add("x", "10.0.0.0/28") // makes the space and the block
+	m.ask(exact(t, "x", "10.0.0.9", "10.0.0.0/28")) // makes the space and the block
 	ref := ipam.ClaimRef{Space: "default", Addr: addr("10.0.0.5")}
 	old := ipam.Claim{Ref: ref, State: ipam.Bound, Node: ipam.Node{Name: "a"}, Owner: request(t, "old").Owner}
 	now := old

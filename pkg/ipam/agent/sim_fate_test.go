@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/meta-cni/meta-cni/pkg/ipam"
@@ -67,6 +68,31 @@ func (s *sim) collect(dead func(ipam.Node) bool) {
 				c.State = ipam.Kept
 			}
 			if _, err := s.store.UpdateClaim(s.t.Context(), c); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// endKeeper is a keeper that is gone: the controller frees what is kept for it,
+// if it has no sandbox.
+func (s *sim) endKeeper() {
+	s.t.Helper()
+	_, claims := s.store.All()
+	i := slices.IndexFunc(claims, func(c ipam.Claim) bool { return c.State == ipam.Kept })
+	if i < 0 {
+		return
+	}
+	keep := claims[i].Keep
+	for _, b := range s.live {
+		if b.req.Keep == keep {
+			return
+		}
+	}
+	s.note("%s is gone", keep)
+	for _, c := range claims {
+		if c.Keep == keep && c.State == ipam.Kept {
+			if err := s.store.DeleteClaim(s.t.Context(), c.Ref, c.Version); err != nil {
 				s.t.Fatal(err)
 			}
 		}

@@ -156,7 +156,7 @@ func (s *sim) alarm(a Alarm) {
 // its way to the disk.
 func (s *sim) meanwhile() {
 	s.chaos.mu.Lock()
-	if s.chaos.inside || s.chaos.odds == 0 || s.chaos.Rand.IntN(25) > 0 {
+	if s.chaos.inside || s.chaos.odds == 0 || s.chaos.Rand.IntN(15) > 0 {
 		s.chaos.mu.Unlock()
 		return
 	}
@@ -237,14 +237,16 @@ func (s *sim) step() {
 		s.chaos.killed, s.chaos.in = s.machine().name, s.chaos.IntN(12)
 	case n < 935:
 		s.reboot(s.machine())
-	case n < 937:
+	case n < 936:
 		s.loseLog(s.machine())
-	case n < 939:
+	case n < 937:
 		s.fence(s.machine())
-	case n < 942:
+	case n < 939:
 		s.rename(s.machine())
-	case n < 947:
+	case n < 944:
 		s.importOne()
+	case n < 950:
+		s.endKeeper()
 	case n < 960:
 		s.replayOne(s.machine())
 	case n < 985:
