@@ -291,6 +291,7 @@ func TestWhenABlockIsReturned(t *testing.T) {
 			m.del(key.ContainerID)
 		}
 	}
+	c.now += 2 * ipam.DefaultCooldown
 	look(true, "the first look")
 	c.now += returnAfter - time.Second
 	look(true, "within a minute")
@@ -298,11 +299,15 @@ func TestWhenABlockIsReturned(t *testing.T) {
 	m.ask(exact(t, "again", refs[0].Prefix.Addr().Next().String(), "10.0.0.0/16"))
 	look(true, "in use again")
 	m.del("again")
-	look(true, "the first look after that")
 	c.now += 2 * returnAfter
 	look(true, "what was released cools")
-	c.now += time.Hour
-	look(false, "nothing cools")
+	m.ask(exact(t, "again", refs[0].Prefix.Addr().Next().Next().String(), "10.0.0.0/16"))
+	look(true, "in use again")
+	m.del("again")
+	c.now += 2 * time.Hour
+	look(true, "the first look after that")
+	c.now += returnAfter
+	look(false, "the second one")
 	for key := range m.state.records {
 		m.del(key.ContainerID)
 	}
