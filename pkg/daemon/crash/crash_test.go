@@ -6,17 +6,12 @@ package crash
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,63 +20,6 @@ import (
 	"github.com/meta-cni/meta-cni/pkg/testnet"
 	"github.com/meta-cni/meta-cni/pkg/testnet/node"
 )
-
-// failpoints are the literals of all calls of failpoint.Hit in the packages
-// that the daemon is made of.
-func failpoints(t *testing.T) []string {
-	t.Helper()
-	root, err := filepath.Abs("../../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, top := range []string{"pkg", "cmd"} {
-		err := filepath.WalkDir(filepath.Join(root, top), func(path string, _ fs.DirEntry, err error) error {
-			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-				return err
-			}
-			found, err := failpointsIn(path)
-			names = append(names, found...)
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
-func failpointsIn(path string) ([]string, error) {
-	file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	ast.Inspect(file, func(n ast.Node) bool {
-		call, ok := n.(*ast.CallExpr)
-		if !ok || len(call.Args) != 1 {
-			return true
-		}
-		fun, ok := call.Fun.(*ast.SelectorExpr)
-		if !ok || fun.Sel.Name != "Hit" {
-			return true
-		}
-		if pkg, ok := fun.X.(*ast.Ident); !ok || pkg.Name != "failpoint" {
-			return true
-		}
-		literal, ok := call.Args[0].(*ast.BasicLit)
-		if !ok {
-			err = fmt.Errorf("%s: the name of a failpoint must be a literal", path)
-			return false
-		}
-		name, unquoteErr := strconv.Unquote(literal.Value)
-		err = unquoteErr
-		names = append(names, name)
-		return true
-	})
-	return names, err
-}
 
 const (
 	primaryConf = `{"cniVersion":"1.0.0","name":"pods","plugins":[
@@ -93,13 +31,16 @@ const (
 	selection = `[{"name":"second","default-route":["10.99.0.1"]}]`
 )
 
-// bed is one node, and how often it was used.
+// bed is one node and its pods.
 type bed struct {
 	*node.Node
 	net  *testnet.Net
-	runs int
+	pods int
 	// traced is the log of the last daemon that ran with a failpoint set.
 	traced string
+	// selects is what a pod's annotation says, links what it has then.
+	selects string
+	links   []string
 }
 
 func newBed(t *testing.T, bin node.Binaries) *bed {
@@ -109,15 +50,15 @@ func newBed(t *testing.T, bin node.Binaries) *bed {
 	n.Write("net.d/10-pods.conflist", primaryConf)
 	n.Network("second", secondConf)
 	n.Network("broken", `{"cniVersion":"1.0.0","type":"no-such-plugin"}`)
-	return &bed{Node: n, net: net}
+	return &bed{Node: n, net: net, selects: selection, links: []string{"eth0", "net1"}}
 }
 
 func (b *bed) sandbox() (node.Sandbox, *testnet.Host) {
-	b.runs++
-	pod := b.net.Host(fmt.Sprintf("pod%d", b.runs))
+	b.pods++
+	pod := b.net.Host(fmt.Sprintf("pod%d", b.pods))
 	return node.Sandbox{
-		ContainerID: fmt.Sprintf("container%d", b.runs), Netns: pod.Path(), Args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod",
-		Capabilities: map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{"k8s.v1.cni.cncf.io/networks": selection}},
+		ContainerID: fmt.Sprintf("container%d", b.pods), Netns: pod.Path(), Args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod",
+		Capabilities: map[string]any{"io.kubernetes.cri.pod-annotations": map[string]string{"k8s.v1.cni.cncf.io/networks": b.selects}},
 	}, pod
 }
 
@@ -147,7 +88,7 @@ func (b *bed) awaitClean(t *testing.T, pod *testnet.Host) {
 func (b *bed) awaitCleanOrWhole(t *testing.T, pod *testnet.Host) {
 	t.Helper()
 	b.await(t, pod, func(links, left []string) bool {
-		committed := slices.ContainsFunc(left, func(s string) bool { return strings.HasSuffix(s, "@eth0.journal") }) && len(links) == 2
+		committed := slices.ContainsFunc(left, func(s string) bool { return strings.HasSuffix(s, "@eth0.journal") }) && len(links) == len(b.links)
 		return committed || len(links) == 0 && len(left) == 0
 	})
 }
@@ -171,9 +112,20 @@ func (b *bed) whole(t *testing.T, pod *testnet.Host) {
 		t.Fatal(err)
 	}
 	slices.Sort(links)
-	if diff := cmp.Diff([]string{"eth0", "net1"}, links); diff != "" {
+	if diff := cmp.Diff(b.links, links); diff != "" {
 		t.Errorf("interfaces in the pod (-want +got):\n%s", diff)
 	}
+}
+
+// scene is what is killed, each time on a node of its own.
+type scene struct {
+	name string
+	bed  func(*testing.T, node.Binaries) *bed
+	// play does it with a failpoint set and says whether that killed the daemon.
+	play func(b *bed, t *testing.T, failpoint string) (killed bool)
+	// kills chooses of the steps that a traced play passes before the daemon is
+	// ready and in all.
+	kills func(start, all steps) []kill
 }
 
 // TestKillAtEachStep plays each scene once to see which steps it passes and how
@@ -190,55 +142,47 @@ func TestKillAtEachStep(t *testing.T) {
 	if len(names) < 20 {
 		t.Fatalf("only %d failpoints found in the source: %v", len(names), names)
 	}
-	b := newBed(t, bin)
-	hits := map[string]int{}
-	for scene, play := range map[string]func(*testing.T, string) bool{
-		"start": b.start00Meta, "add": b.add, "undo": b.undo, "del": b.del, "spool": b.spool,
+	hits := steps{}
+	for _, s := range []scene{
+		{"start", newBed, (*bed).start00Meta, everyStep},
+		{"add", newBed, (*bed).add, afterStart},
+		{"undo", newBed, (*bed).undo, afterStart},
+		{"del", newBed, (*bed).del, afterStart},
+		{"spool", newBed, (*bed).spool, everyStepOfRequests},
+		{"addresses-space", withoutSpace, (*bed).addressesAdd, firstOfStore},
+		{"addresses-add", withSpace, (*bed).addressesAdd, addressesThinned},
+		{"addresses-del", withSpace, (*bed).addressesDel, addressesThinned},
+		{"addresses-share", withSpace, (*bed).addressesShare, ofAddresses},
 	} {
-		play(t, "trace")
-		for name, times := range b.passed() {
-			t.Run(scene+"/"+name, func(t *testing.T) {
-				for n := 1; n <= times; n++ {
-					if play(t, fmt.Sprintf("%s:%d", name, n)) {
-						hits[name]++
-					}
-				}
-			})
-		}
+		t.Run(s.name, func(t *testing.T) { s.killAll(t, bin, hits) })
 	}
 	report(t, names, hits)
 }
 
-// passed counts the steps in the log of a traced daemon.
-func (b *bed) passed() map[string]int {
-	times := map[string]int{}
-	for line := range strings.Lines(b.traced) {
-		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "failpoint passed: "); ok {
-			times[name]++
-		}
-	}
-	return times
-}
+// playsAtOnce is more than there are processors: most of a play is waiting.
+const playsAtOnce = 4
 
-// report says which steps were reached, and fails for one that never was.
-func report(t *testing.T, names []string, hits map[string]int) {
+func (s scene) killAll(t *testing.T, bin node.Binaries, hits steps) {
 	t.Helper()
-	total := 0
-	for _, name := range names {
-		total += hits[name]
-		if hits[name] == 0 && !elsewhere(name) {
-			t.Errorf("failpoint %s was never reached by ADD, DEL or the start: is it dead?", name)
-		}
+	traced := s.bed(t, bin)
+	s.play(traced, t, "trace")
+	slots := make(chan struct{}, playsAtOnce)
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	for _, k := range s.kills(traced.passed()) {
+		slots <- struct{}{}
+		group.Go(func() {
+			defer func() { <-slots }()
+			t.Run(k.String(), func(t *testing.T) {
+				if s.play(s.bed(t, bin), t, k.String()) {
+					mu.Lock()
+					defer mu.Unlock()
+					hits[k.step]++
+				}
+			})
+		})
 	}
-	t.Logf("%d kills at %d failpoints", total, len(names))
-}
-
-// elsewhere are steps that this test's ADD and DEL don't pass; the tests of
-// their own packages do.
-func elsewhere(name string) bool {
-	return slices.ContainsFunc([]string{"kube-", "install-", "wal.", "dir.", "ipam-pools-", "reservation-", "whereabouts-"}, func(prefix string) bool {
-		return strings.HasPrefix(name, prefix)
-	})
+	group.Wait()
 }
 
 // start00Meta kills a daemon that has to write 00-meta.conf and to clear away
@@ -247,9 +191,6 @@ func (b *bed) start00Meta(t *testing.T, failpoint string) (killed bool) {
 	t.Helper()
 	conf := filepath.Join(b.Dir, "net.d", "00-meta.conf")
 	b.Write("net.d/.00-meta.conf.tmp-1", "{")
-	if err := os.Remove(conf); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		t.Fatal(err)
-	}
 	b.armed(failpoint)
 	killed = b.Ended()
 	b.traced = b.Log()
@@ -282,7 +223,7 @@ func (b *bed) add(t *testing.T, failpoint string) (killed bool) {
 		t.Fatalf("ADD failed without a kill: %v\n%s", reply.Err, b.Log())
 	default:
 		b.awaitCleanOrWhole(t, pod)
-		if b.runs%2 == 0 {
+		if asksAgain(failpoint) {
 			b.retry(t, s, pod)
 		}
 	}
@@ -363,6 +304,13 @@ func (b *bed) added(t *testing.T) (node.Sandbox, *testnet.Host) {
 	}
 	b.Signal(os.Interrupt)
 	return s, pod
+}
+
+// asksAgain says that the runtime tries a killed ADD again: after each second
+// kill.
+func asksAgain(failpoint string) bool {
+	n := failpoint[len(failpoint)-1] - '0'
+	return n%2 == 0
 }
 
 // armed starts the daemon with a failpoint.
