@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"github.com/meta-cni/meta-cni/pkg/ipam"
 	"github.com/meta-cni/meta-cni/pkg/ipam/ipamtest"
 )
@@ -173,5 +176,64 @@ func TestReturnLooksAgain(t *testing.T) {
 	}
 	if len(m.state.records) != 2 {
 		t.Errorf("%d addresses were given in the middle", len(m.state.records))
+	}
+}
+
+// A block that seemed to be nobody's has an owner by now: it is that one's.
+func TestBlockThatIsNobodysNoMore(t *testing.T) {
+	c := newCluster(t)
+	ref := c.takenFromDead("10.0.0.0/26")
+	m := c.node("a")
+	r := request(t, "c1", "10.0.0.0/26").Wants[0].Ranges[0]
+	sp, err := m.space(t.Context(), r.Space)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.look(t.Context(), sp, r); err != nil {
+		t.Fatal(err)
+	}
+	c.node("b").add("b1", "10.0.0.0/26")
+	before, _ := c.block(ref)
+	if got, err := m.leaseOwnerless(t.Context(), sp, r); got || err != nil {
+		t.Errorf("leased: %t, %v", got, err)
+	}
+	if now, _ := c.block(ref); now != before || now.Owner != c.nodes["b"].Node() {
+		t.Errorf("the block became %+v", now)
+	}
+}
+
+// A node leases no more blocks than the space says; the rest are claims.
+func TestMostBlocksOfANode(t *testing.T) {
+	c := newCluster(t)
+	m := c.node("a")
+	for i := range 70 {
+		r := request(t, string(rune('a'+i)), "10.0.0.0/16")
+		r.Wants[0].Ranges[0].Space.MaxBlocks = 1
+		m.ask(r)
+	}
+	if n := m.blockCount(ipam.DefaultSpace); n != 1 {
+		t.Errorf("%d blocks", n)
+	}
+}
+
+// A restart from a snapshot knows what the agent knew.
+func TestSnapshotKeepsAll(t *testing.T) {
+	c := newCluster(t)
+	m := c.node("a")
+	m.ask(exact(t, "c1", "10.0.0.5", "10.0.0.0/28"))
+	m.ask(exact(t, "c2", "10.0.0.6", "10.0.0.0/28"))
+	m.add("c3", "10.5.0.0/16")
+	m.del("c2")
+	before := m.state
+	shorten(t, m)
+	m.start()
+	if diff := cmp.Diff(before.owners, m.state.owners, cmpopts.EquateComparable(ipam.ClaimRef{})); diff != "" || len(before.owners) != 1 {
+		t.Errorf("owners (-was +is):\n%s", diff)
+	}
+	for ref, was := range before.cooling {
+		is := m.state.cooling[ref]
+		if is == nil || is.owner != was.owner || is.version != was.version || is.keep != was.keep || is.due != was.due {
+			t.Errorf("%s: %+v became %+v", ref, was, is)
+		}
 	}
 }
