@@ -3,6 +3,7 @@ package crash
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -140,6 +141,12 @@ func (b *bed) addressesShare(t *testing.T, failpoint string) (killed bool) {
 	}
 	if got := all.enter(t, s, pod); got[0] != wanted {
 		t.Errorf("the pod has %v, it asked for %s", got, wanted)
+	}
+	claims := b.claims(t)
+	for addr, id := range all {
+		if !slices.ContainsFunc(claims, func(c ipam.Claim) bool { return c.Ref.Addr == addr && c.Owner.ContainerID == id }) {
+			t.Errorf("%s of %s has no claim in the block that is shared now: %+v", addr, id, claims)
+		}
 	}
 	b.selects = `[{"name":"large"}]`
 	third, thirdPod := b.sandbox()

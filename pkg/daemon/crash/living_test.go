@@ -217,7 +217,8 @@ func (b *bed) released(t *testing.T, s node.Sandbox, all living) {
 	b.Signal(os.Interrupt)
 	held := b.logged(t)
 	for _, key := range []ipam.Key{
-		{ContainerID: s.ContainerID, IfName: "net1", Network: "small"}, {ContainerID: s.ContainerID, IfName: "net2", Network: "large"},
+		{ContainerID: s.ContainerID, IfName: "net1", Network: "small"},
+		{ContainerID: s.ContainerID, IfName: "net2", Network: "large"},
 		{ContainerID: s.ContainerID, IfName: "net1", Network: "kept"},
 	} {
 		if addrs := held(key); len(addrs) > 0 {
