@@ -31,6 +31,8 @@ const logDir = "ipam"
 type addressing struct {
 	agent  *agent.Agent
 	broken error
+	// again tries what was broken once more; nil if it would work now.
+	again func(ctx context.Context) error
 	// store and pools are where the objects are; run follows them.
 	store ipam.Store
 	pools ipam.Pools
@@ -57,6 +59,12 @@ func (d *Daemon) openAddresses(ctx context.Context, cfg config.Daemon, client *k
 	a := &addressing{prober: wireprobe.New(wireprobe.DefaultTiming()), close: func() {}, run: func(context.Context, *errgroup.Group) {}}
 	if err := d.openAgent(ctx, cfg, client, a); err != nil {
 		a.broken = fmt.Errorf("%w: the IPAM of this node: %w", ipam.ErrNotReady, err)
+		a.again = func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, brokenEvery)
+			defer cancel()
+			probe := &addressing{close: func() {}}
+			return errors.Join(d.openAgent(ctx, cfg, client, probe), probe.end())
+		}
 		d.opts.Log.Error("no addresses can be given out by this node", "error", err.Error())
 	}
 	return a
@@ -158,10 +166,12 @@ func (d *Daemon) alarm(a agent.Alarm) {
 // start does the IPAM's work in the background until ctx ends.
 func (a *addressing) start(ctx context.Context, group *errgroup.Group) {
 	a.run(ctx, group)
-	if a.agent != nil {
-		group.Go(func() error { a.agent.Run(ctx); return nil })
-		group.Go(func() error { return a.watchLog(ctx) })
+	if a.agent == nil {
+		group.Go(func() error { return a.watchBroken(ctx) })
+		return
 	}
+	group.Go(func() error { a.agent.Run(ctx); return nil })
+	group.Go(func() error { return a.watchLog(ctx) })
 }
 
 // brokenEvery is how often it is looked whether the log can still be used.
@@ -174,6 +184,18 @@ func (a *addressing) watchLog(ctx context.Context) error {
 	for waited(ctx, brokenEvery) {
 		if err := a.agent.Broken(); err != nil {
 			return fmt.Errorf("the daemon ends, to be started anew: %w", err)
+		}
+	}
+	return nil
+}
+
+// watchBroken is an error when what kept this node from giving addresses out is
+// mended (a disk has room again), which ends the daemon: the next one gives
+// them out, and takes them back.
+func (a *addressing) watchBroken(ctx context.Context) error {
+	for waited(ctx, brokenEvery) {
+		if a.again(ctx) == nil {
+			return fmt.Errorf("the daemon ends, to be started anew: this is mended: %w", a.broken)
 		}
 	}
 	return nil

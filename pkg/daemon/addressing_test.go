@@ -70,3 +70,29 @@ func TestBrokenLogEndsTheDaemon(t *testing.T) {
 		}
 	})
 }
+
+// The daemon stays while its addresses can't be used, and ends when they could
+// be: pods that need none are served meanwhile.
+func TestMendedLogEndsTheDaemon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full, room := errors.New("no space left on device"), make(chan struct{})
+		a := &addressing{run: func(context.Context, *errgroup.Group) {}, broken: full, again: func(context.Context) error {
+			select {
+			case <-room:
+				return nil
+			default:
+				return full
+			}
+		}}
+		group, ctx := errgroup.WithContext(t.Context())
+		a.start(ctx, group)
+		time.Sleep(time.Hour)
+		if err := ctx.Err(); err != nil {
+			t.Fatalf("it ended while nothing was mended: %v", err)
+		}
+		close(room)
+		if err := group.Wait(); !errors.Is(err, full) {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+}

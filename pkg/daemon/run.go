@@ -77,12 +77,15 @@ func run(ctx context.Context, cfg config.Daemon, log *slog.Logger, s *state) err
 	group.Go(func() error { return serveHealth(live, filepath.Join(cfg.RunDir, healthName), d.ready, log) })
 	parts.start(live, group, d)
 	ipam.start(live, group)
-	d.background(ctx, group, finish)
+	work, halt := context.WithCancel(ctx)
+	defer halt()
+	d.background(work, group, finish)
 	log.Info("ready", "socket", socket, "sets", len(s.journal.Sets()), "damaged", len(s.damaged))
 	select {
 	case <-ctx.Done():
 	case <-live.Done():
 	}
+	halt() // one of the parts may have failed, with ctx still running
 	d.drain(ctx, server, parts)
 	stop()
 	return errors.Join(group.Wait(), ipam.end())
