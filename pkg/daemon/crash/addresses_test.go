@@ -42,6 +42,15 @@ func withoutSpace(t *testing.T, bin node.Binaries) *bed {
 	return b
 }
 
+// resting is a node whose claims say that they cool before they are deleted:
+// that is looked at each second.
+func resting(t *testing.T, bin node.Binaries) *bed {
+	t.Helper()
+	b := withSpace(t, bin)
+	b.Network("small", strings.Replace(smallConf, `"1s"`, `"2500ms"`, 1))
+	return b
+}
+
 // withSpace is such a node that has the address space already.
 func withSpace(t *testing.T, bin node.Binaries) *bed {
 	t.Helper()

@@ -151,7 +151,7 @@ func TestKillAtEachStep(t *testing.T) {
 		{"spool", newBed, (*bed).spool, everyStepOfRequests},
 		{"addresses-space", withoutSpace, (*bed).addressesAdd, firstOfStore},
 		{"addresses-add", withSpace, (*bed).addressesAdd, addressesThinned},
-		{"addresses-del", withSpace, (*bed).addressesDel, addressesThinned},
+		{"addresses-del", resting, (*bed).addressesDel, addressesThinned},
 		{"addresses-share", withSpace, (*bed).addressesShare, ofAddresses},
 	} {
 		t.Run(s.name, func(t *testing.T) { s.killAll(t, bin, hits) })
