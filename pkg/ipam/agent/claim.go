@@ -18,6 +18,9 @@ const shareJitter = 40 * time.Millisecond
 // errRefused says that this address can't be had this time: the next one.
 var errRefused = errors.New("refused")
 
+// errMeanwhile is errRefused for a claim that changed since it was read.
+var errMeanwhile = fmt.Errorf("%w: changed meanwhile", errRefused)
+
 // fromClaims claims an address in a block that is Shared or that nobody has.
 func (a *Agent) fromClaims(ctx context.Context, t *task, sp ipam.Space, rg ipam.Range) (place, bool, error) {
 	release, err := take(ctx, a.hints(sp.Name).claiming, "addresses are being claimed for other pods")
@@ -117,7 +120,10 @@ func (a *Agent) ours(ctx context.Context, t *task, ref ipam.ClaimRef) (ipam.Clai
 // one whose address Whereabouts has (package ipam/whereabouts).
 func (a *Agent) update(ctx context.Context, c ipam.Claim) (ipam.Claim, error) {
 	made, err := a.opts.Store.UpdateClaim(ctx, c)
-	if errors.Is(err, ipam.ErrStale) || errors.Is(err, ipam.ErrNotFound) || errors.Is(err, ipam.ErrTaken) {
+	if errors.Is(err, ipam.ErrStale) || errors.Is(err, ipam.ErrNotFound) {
+		return ipam.Claim{}, errMeanwhile
+	}
+	if errors.Is(err, ipam.ErrTaken) {
 		return ipam.Claim{}, errRefused
 	}
 	return made, err

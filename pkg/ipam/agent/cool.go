@@ -69,8 +69,17 @@ func (a *Agent) coolOne(ctx context.Context, ref ipam.ClaimRef) error {
 		return nil
 	}
 	err := a.opts.Store.DeleteClaim(ctx, ref, now.version)
+	if errors.Is(err, ipam.ErrStale) { // after a restart, the version of our last word is not known
+		if err := a.recool(ctx, ref, now); err != nil {
+			return err
+		}
+		if now, ok = a.released(ref); !ok || !now.told || now.due > a.now() {
+			return nil
+		}
+		err = a.opts.Store.DeleteClaim(ctx, ref, now.version)
+	}
 	if errors.Is(err, ipam.ErrStale) {
-		return a.recool(ctx, ref, now)
+		return nil // looked at again next time
 	}
 	if err != nil && !errors.Is(err, ipam.ErrNotFound) {
 		return fmt.Errorf("delete claim %s: %w", ref, err)
@@ -106,6 +115,10 @@ func (a *Agent) tell(ctx context.Context, ref ipam.ClaimRef, now cooling) error 
 	if own, ok := a.released(ref); !ok || own.owner != now.owner {
 		return nil
 	}
+	if c.State == ipam.Cooling && now.keep.IsZero() {
+		a.told(ref, now, c.Version) // another write would only refuse who takes it over
+		return nil
+	}
 	c.State, c.Since = ipam.Cooling, time.Now().UTC().Truncate(time.Second)
 	if !now.keep.IsZero() {
 		c.State = ipam.Kept
@@ -120,12 +133,17 @@ func (a *Agent) tell(ctx context.Context, ref ipam.ClaimRef, now cooling) error 
 	if c.State == ipam.Kept {
 		return a.left(ref, now)
 	}
+	a.told(ref, now, made.Version)
+	return nil
+}
+
+// told notes that a claim says Cooling, and its version.
+func (a *Agent) told(ref ipam.ClaimRef, now cooling, v ipam.Version) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if own := a.state.cooling[ref]; own != nil && own.owner == now.owner {
-		own.told, own.version = true, made.Version
+		own.told, own.version = true, v
 	}
-	return nil
 }
 
 // recool learns the version of a claim that changed: our own earlier write, or

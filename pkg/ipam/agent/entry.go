@@ -49,6 +49,8 @@ type record struct {
 	Places []place     `json:"places"`
 	// Since is by the wall clock, for people.
 	Since time.Time `json:"since"`
+	// Orphan: of claims that nobody was ever answered with.
+	Orphan bool `json:"orphan,omitempty"`
 	// Cooldown of its addresses; zero means the space's.
 	Cooldown time.Duration `json:"cooldown,omitempty"`
 }

@@ -23,6 +23,8 @@ const (
 	// may be down, and many pods may wait for it.
 	sharePoll     = 50 * time.Millisecond
 	sharePollMost = time.Second
+	// staleTries is how often a cooling claim is tried that changes each time.
+	staleTries = 3
 	// asksAtOnce bounds the blocks that one ADD asks for together.
 	asksAtOnce = 8
 )
@@ -186,18 +188,26 @@ func (a *Agent) fromCooling(ctx context.Context, t *task, rg ipam.Range) (place,
 	if a.tellAll(ctx, sp.Name, rg.Usable) {
 		clear(t.claims)
 	}
+	lost := map[ipam.ClaimRef]int{}
 	for losses := 1; ; losses++ {
 		claims, err := a.claims(ctx, t, sp.Name, rg.Usable)
 		if err != nil {
 			return place{}, false, err
 		}
 		claims = slices.DeleteFunc(slices.Clone(claims), func(c ipam.Claim) bool { return c.State != ipam.Cooling || t.tried[c.Ref] })
+		if len(claims) == 0 && len(lost) > 0 {
+			return a.fromClaims(ctx, t, sp, rg) // one that was lost may have been deleted
+		}
 		if len(claims) == 0 {
 			return place{}, false, nil
 		}
-		p, err := a.takeOver(ctx, t, claims[rand.IntN(len(claims))], rg)
+		c := claims[rand.IntN(len(claims))]
+		p, err := a.takeOver(ctx, t, c, rg)
 		if !errors.Is(err, errRefused) {
 			return p, err == nil, err
+		}
+		if lost[c.Ref]++; errors.Is(err, errMeanwhile) && lost[c.Ref] < staleTries {
+			delete(t.tried, c.Ref)
 		}
 		clear(t.claims)
 		if err := pause(ctx, rand.N(time.Duration(min(losses, lossMost))*lossPause)); err != nil {

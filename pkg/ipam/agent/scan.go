@@ -247,7 +247,7 @@ func (a *Agent) scanClaim(ctx context.Context, node ipam.Node, c ipam.Claim) err
 		return a.rename(ctx, node, c)
 	}
 	return a.writeUnlock(entry{Op: opDrop, Key: &c.Owner.Key, Record: &record{
-		Owner: c.Owner, Keep: c.Keep, Places: []place{{Space: c.Ref.Space, Addr: c.Ref.Addr, Claim: &c.Version}},
+		Owner: c.Owner, Keep: c.Keep, Orphan: true, Places: []place{{Space: c.Ref.Space, Addr: c.Ref.Addr, Claim: &c.Version}},
 	}})
 }
 

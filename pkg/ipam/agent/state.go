@@ -317,7 +317,11 @@ func (s *state) coolClaims(r *record, due time.Duration) {
 		}
 		delete(s.owners, p.ref())
 		if r.Keep.Kind != ipam.KeepClaim {
-			s.cooling[p.ref()] = &cooling{version: *p.Claim, owner: r.Owner.Key, keep: r.Keep, due: due, last: r}
+			c := &cooling{version: *p.Claim, owner: r.Owner.Key, keep: r.Keep, due: due, last: r}
+			if r.Orphan {
+				c.last = nil // no sandbox to wait for
+			}
+			s.cooling[p.ref()] = c
 		}
 	}
 }
